@@ -1,0 +1,3 @@
+"""Relative cerebral blood volume from DSC-MRI: reading, checking, classical and network maps, a simulator with truth."""
+
+__version__ = "0.1.0"
