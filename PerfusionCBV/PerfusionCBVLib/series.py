@@ -115,8 +115,8 @@ class DynamicSeries:
         frames = signal.shape[-1]
         if frames < MINIMUM_FRAMES:
             raise TimingError(
-                f"The series has {frames} frames; at least {MINIMUM_FRAMES} are needed to see a baseline, the bolus and "
-                "its tail. Choose the dynamic (perfusion) series, or check that the export is complete."
+                f"The series has {frames} frames; at least {MINIMUM_FRAMES} are needed to see a baseline, the bolus "
+                "and its tail. Choose the dynamic (perfusion) series, or check that the export is complete."
             )
         if times_s.shape != (frames,):
             raise TimingError(f"{times_s.size} frame times for {frames} frames; give one time for each frame.")
@@ -128,8 +128,8 @@ class DynamicSeries:
         interval = float(np.median(np.diff(times_s)))
         if not 0.1 <= interval <= 10.0:
             raise TimingError(
-                f"The frame interval is {interval:g} s; between 0.1 s and 10 s is expected. Check that the times are in "
-                "seconds, or pass --repetition-time in seconds."
+                f"The frame interval is {interval:g} s; between 0.1 s and 10 s is expected. Check that the times are "
+                "in seconds, or pass --repetition-time in seconds."
             )
         affine = np.array(self.affine, dtype=np.float64)
         if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:

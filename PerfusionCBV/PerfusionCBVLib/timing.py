@@ -113,8 +113,8 @@ def find_bolus(mean_signal: np.ndarray, times_s: np.ndarray) -> BolusTiming:
         )
     if peak >= smooth.size - 2:
         raise NoBolusError(
-            "The signal is lowest in the last frames, so the first pass is not over when the series ends, or the signal "
-            "only drifts. A series that covers the whole first pass is needed."
+            "The signal is lowest in the last frames, so the first pass is not over when the series ends, or the "
+            "signal only drifts. A series that covers the whole first pass is needed."
         )
     trough = float(smooth[peak:].min())
     if trough > 0.7 * height:
@@ -169,7 +169,8 @@ def _first_steady_frame(signal: np.ndarray) -> int:
 def _end_of_first_pass(height: np.ndarray, times_s: np.ndarray, peak: int) -> int:
     """Return where the washout ends: the first frame after the steepest fall at which the fall has all but stopped.
 
-    A fixed fraction of the peak would not do: recirculation and T2* leakage keep the curve up, T1 leakage pulls it down.
+    A fixed fraction of the peak would not do: recirculation and T2* leakage keep the curve up, T1 leakage pulls it
+    down.
     """
     fall = -np.gradient(height, times_s)
     steepest = peak + int(np.argmax(fall[peak:]))
