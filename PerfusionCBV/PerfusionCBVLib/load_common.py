@@ -1,0 +1,118 @@
+"""What the readers of every format share: hashing, units of time, and where acquisition values came from."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from PerfusionCBVLib.errors import GeometryError, TimingError, UnreadableInputError
+from PerfusionCBVLib.series import Acquisition
+
+GIVEN_BY_USER = "given by the user"
+
+LARGEST_SERIES_SAMPLES = 4 * 1024**3
+"""Above this a header is damaged or hostile rather than a DSC series; 16 GiB as float32."""
+
+_BOUNDS_S = {"echo_time_s": (0.001, 0.3), "repetition_time_s": (0.005, 20.0)}
+_OPTIONS = {"echo_time_s": "--echo-time", "repetition_time_s": "--repetition-time"}
+
+
+@dataclass
+class AcquisitionCollector:
+    """Gathers acquisition values with their sources; the first source named for a value wins."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, value: Any, source: str) -> None:
+        """Record `value` for `name` unless it is unknown (None) or already recorded.
+
+        Raises
+        ------
+        TimingError
+            An echo or repetition time that can't be in seconds.
+        """
+        if value is None or name in self.values:
+            return
+        if name in _BOUNDS_S:
+            require_seconds(name, value, source)
+        self.values[name] = value
+        self.sources[name] = source
+
+    def acquisition(self) -> Acquisition:
+        """Return what was gathered."""
+        return Acquisition(**self.values, sources=self.sources)
+
+
+def start_collecting(echo_time_s: float | None, repetition_time_s: float | None) -> AcquisitionCollector:
+    """Return a collector that already holds what the user gave, which overrides every file."""
+    collector = AcquisitionCollector()
+    collector.add("echo_time_s", echo_time_s, GIVEN_BY_USER)
+    collector.add("repetition_time_s", repetition_time_s, GIVEN_BY_USER)
+    return collector
+
+
+def require_seconds(name: str, value_s: float, source: str) -> None:
+    """Refuse an echo or repetition time out of bounds, saying so when it looks like milliseconds.
+
+    Raises
+    ------
+    TimingError
+    """
+    low, high = _BOUNDS_S[name]
+    if low <= value_s <= high:
+        return
+    quantity = name.removesuffix("_s").replace("_", " ")
+    hint = "Check the value"
+    if low <= value_s / 1000 <= high:
+        hint = f"It looks like milliseconds ({value_s / 1000:g} s would fit): correct it"
+    raise TimingError(
+        f"The {quantity} is {value_s:g} s ({source}); between {low:g} and {high:g} s is expected. "
+        f"{hint}, or pass {_OPTIONS[name]} in seconds."
+    )
+
+
+def uniform_times_s(frames: int, interval_s: float) -> np.ndarray:
+    """Return (frames,) times of frames `interval_s` apart, the first at 0."""
+    return np.arange(frames, dtype=np.float64) * interval_s
+
+
+def ask_for_interval(why: str) -> TimingError:
+    """Return the error that asks the user for the frame interval, `why` saying what was found."""
+    return TimingError(f"{why} Pass the time between frames with --repetition-time, in seconds.")
+
+
+def require_plausible_size(shape: tuple[int, ...], name: str) -> None:
+    """Refuse a header that announces no data or more than any DSC series has, before memory is reserved for it.
+
+    Raises
+    ------
+    GeometryError
+    """
+    if not 0 < math.prod(shape) <= LARGEST_SERIES_SAMPLES or min(shape) < 0:
+        raise GeometryError(
+            f"The header of {name} announces {' x '.join(map(str, shape))} samples, which no DSC-MRI series has. "
+            "Check that the file is not damaged and export it again."
+        )
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file, read in pieces."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise cannot_open(path, error) from error
+
+
+def cannot_open(path: Path, error: OSError) -> UnreadableInputError:
+    """Return the error for a file that the system does not let us read."""
+    return UnreadableInputError(
+        f"{path.name} can't be opened ({error.strerror or type(error).__name__}). "
+        "Check that it exists, is complete and that you may read it."
+    )

@@ -1,0 +1,256 @@
+"""NIfTI with or without a BIDS sidecar to `DynamicSeries`."""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+
+from PerfusionCBVLib.errors import GeometryError, TimingError, UnreadableInputError
+from PerfusionCBVLib.load_common import (
+    GIVEN_BY_USER,
+    AcquisitionCollector,
+    ask_for_interval,
+    cannot_open,
+    require_plausible_size,
+    require_seconds,
+    sha256_of_file,
+    start_collecting,
+    uniform_times_s,
+)
+from PerfusionCBVLib.series import DynamicSeries
+
+_SECONDS_PER_UNIT = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
+_MM_PER_UNIT = {"mm": 1.0, "meter": 1e3, "micron": 1e-3, "unknown": 1.0}
+
+LARGEST_INTERVAL_DISAGREEMENT = 0.01
+"""Between header and sidecar; more is a contradiction, less is rounding."""
+
+
+def load_nifti(
+    path: Path,
+    *,
+    echo_time_s: float | None = None,
+    repetition_time_s: float | None = None,
+    extra_sha256: Mapping[str, str] | None = None,
+) -> DynamicSeries:
+    """Return the series in a NIfTI file; a .json of the same name beside it is read as its BIDS sidecar.
+
+    Parameters
+    ----------
+    path : Path
+        .nii or .nii.gz.
+    echo_time_s, repetition_time_s : float, optional
+        Override what the files say, s.
+    extra_sha256 : mapping, optional
+        Hashes of what the file came out of.
+
+    Raises
+    ------
+    UnreadableInputError, GeometryError, TimingError, QualityError
+        As `load.load_series` describes.
+    """
+    image, signal, affine, notes = read_nifti(path)
+    hashes = {**(extra_sha256 or {}), path.name: sha256_of_file(path)}
+    sidecar_path = path.with_name(path.name.removesuffix(".gz").removesuffix(".GZ")[: -len(".nii")] + ".json")
+    sidecar: dict[str, Any] = {}
+    if sidecar_path.exists():
+        sidecar = read_sidecar(sidecar_path)
+        hashes[sidecar_path.name] = sha256_of_file(sidecar_path)
+    else:
+        notes.append(f"There is no sidecar {sidecar_path.name} beside the NIfTI file.")
+
+    collector = start_collecting(echo_time_s, repetition_time_s)
+    times_s, times_source = _frame_times_s(
+        signal.shape[-1], image, path.name, sidecar, sidecar_path.name, repetition_time_s
+    )
+    notes.append(f"Frame times: {times_source}.")
+    _collect_sidecar(collector, sidecar, sidecar_path.name)
+    interval_s = float(np.median(np.diff(times_s))) if times_s.size > 1 else None
+    collector.add("repetition_time_s", interval_s, f"frame interval ({times_source})")
+    return DynamicSeries(
+        signal=signal,
+        affine=affine,
+        times_s=times_s,
+        acquisition=collector.acquisition(),
+        name=path.name.removesuffix(".gz").removesuffix(".nii"),
+        source=path.name,
+        input_sha256=hashes,
+        notes=tuple(notes),
+    )
+
+
+def read_nifti(path: Path) -> tuple[nibabel.Nifti1Image, np.ndarray, np.ndarray, list[str]]:
+    """Return image, signal (x, y, z, T) float32, affine in RAS mm, and remarks on them.
+
+    Raises
+    ------
+    UnreadableInputError
+        Truncated, damaged, complex or colour data.
+    GeometryError
+        Not four-dimensional.
+    """
+    try:
+        image = nibabel.load(path)
+    except (ImageFileError, HeaderDataError, EOFError, zlib.error, ValueError) as error:
+        raise _damaged(path) from error
+    except OSError as error:
+        raise (cannot_open(path, error) if error.errno else _damaged(path)) from error
+    if not isinstance(image, nibabel.Nifti1Image):
+        raise UnreadableInputError(f"{path.name} is no NIfTI image but {type(image).__name__}. Convert it to NIfTI.")
+    shape = image.shape
+    # Some programs write time as the fifth dimension, as NIfTI prescribes for vectors.
+    spatial_and_time = tuple(n for axis, n in enumerate(shape) if axis < 3 or n > 1)
+    if len(spatial_and_time) != 4:
+        raise GeometryError(
+            f"{path.name} has {len(shape)} dimensions ({' x '.join(map(str, shape))}); a DSC-MRI series has 4 (x, y, "
+            "z, time). Choose the dynamic (perfusion) series, not a single volume."
+        )
+    require_plausible_size(shape, path.name)
+    kind = image.get_data_dtype()
+    if kind.kind not in "iuf":
+        raise UnreadableInputError(
+            f"{path.name} holds {'complex' if kind.kind == 'c' else 'colour'} values; a magnitude series is needed."
+        )
+    try:
+        # In the order that `DynamicSeries` keeps, so that it needs no copy of its own.
+        signal = np.ascontiguousarray(np.asanyarray(image.dataobj, dtype=np.float32).reshape(spatial_and_time))
+    except (EOFError, zlib.error, ValueError, OSError) as error:
+        raise _damaged(path) from error
+
+    affine, notes = _affine_mm(image)
+    return image, signal, affine, notes
+
+
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """Return the contents of a BIDS sidecar.
+
+    Raises
+    ------
+    UnreadableInputError
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise cannot_open(path, error) from error
+    except ValueError as error:  # both JSONDecodeError and UnicodeDecodeError
+        raise UnreadableInputError(f"The sidecar {path.name} is no valid JSON. Correct it or move it away.") from error
+    if not isinstance(content, dict):
+        raise UnreadableInputError(f"The sidecar {path.name} holds no named values. Correct it or move it away.")
+    return content
+
+
+def sidecar_number(sidecar: Mapping[str, Any], key: str, name: str) -> float | None:
+    """Return a finite number from a sidecar, or None where the key is missing.
+
+    Raises
+    ------
+    UnreadableInputError
+        The value is no number; several echo times are the usual case.
+    """
+    value = sidecar.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        more = " Dual-echo series are not supported yet; pass one echo." if isinstance(value, list) else ""
+        raise UnreadableInputError(
+            f"{key} in {name} is {value!r}, but one number is needed.{more} Correct the sidecar."
+        )
+    return float(value)
+
+
+def _collect_sidecar(collector: AcquisitionCollector, sidecar: Mapping[str, Any], name: str) -> None:
+    for value_name, key in (
+        ("echo_time_s", "EchoTime"),
+        ("repetition_time_s", "RepetitionTimeExcitation"),
+        ("flip_angle_deg", "FlipAngle"),
+        ("field_strength_t", "MagneticFieldStrength"),
+    ):
+        # What the user gives replaces the file's value, even one that could not be read.
+        if value_name not in collector.values:
+            collector.add(value_name, sidecar_number(sidecar, key, name), f"{name}: {key}")
+    for value_name, key in (("manufacturer", "Manufacturer"), ("contrast_agent", "ContrastBolusIngredient")):
+        if sidecar.get(key):
+            collector.add(value_name, str(sidecar[key]), f"{name}: {key}")
+
+
+def _frame_times_s(
+    frames: int,
+    image: nibabel.Nifti1Image,
+    image_name: str,
+    sidecar: Mapping[str, Any],
+    sidecar_name: str,
+    repetition_time_s: float | None,
+) -> tuple[np.ndarray, str]:
+    if repetition_time_s is not None:
+        return uniform_times_s(frames, repetition_time_s), GIVEN_BY_USER
+    for key in ("VolumeTiming", "FrameTimesStart"):
+        if sidecar.get(key) is not None:
+            return _listed_times_s(sidecar[key], frames, f"{key} in {sidecar_name}"), f"{sidecar_name}: {key}"
+    header_s = _header_interval_s(image)
+    sidecar_s = sidecar_number(sidecar, "RepetitionTime", sidecar_name)
+    if sidecar_s is not None:
+        require_seconds("repetition_time_s", sidecar_s, f"{sidecar_name}: RepetitionTime")
+        if header_s is not None and abs(header_s - sidecar_s) > LARGEST_INTERVAL_DISAGREEMENT * sidecar_s:
+            raise ask_for_interval(
+                f"The frame interval is {sidecar_s:g} s in {sidecar_name} but {header_s:g} s in the header of "
+                f"{image_name}."
+            )
+        return uniform_times_s(frames, sidecar_s), f"{sidecar_name}: RepetitionTime"
+    if header_s is None:
+        raise ask_for_interval(f"The header of {image_name} gives no time between frames, and no sidecar does.")
+    # Programs that know no frame interval write exactly 1 s, so this value deserves a word.
+    doubt = ", exactly 1 s, which many programs write when they do not know it: please check" if header_s == 1 else ""
+    return uniform_times_s(frames, header_s), f"{image_name}: header pixdim[4]{doubt}"
+
+
+def _listed_times_s(values: Any, frames: int, where: str) -> np.ndarray:
+    try:
+        times_s = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TimingError(f"{where} is no list of times. Correct it, or pass --repetition-time.") from error
+    if times_s.shape != (frames,):
+        raise TimingError(
+            f"{where} lists {times_s.size} times for {frames} frames. Frames or times are missing: use the complete "
+            "series, or pass --repetition-time."
+        )
+    return times_s
+
+
+def _header_interval_s(image: nibabel.Nifti1Image) -> float | None:
+    try:
+        unit = image.header.get_xyzt_units()[1]
+    except KeyError:  # a code that NIfTI does not define
+        return None
+    zooms = image.header.get_zooms()
+    # Time is the fourth dimension where NIfTI has its unit; a fifth dimension has none.
+    if unit not in _SECONDS_PER_UNIT or image.shape[3] == 1 or not zooms[3] > 0:
+        return None
+    return float(np.float64(str(zooms[3])) * _SECONDS_PER_UNIT[unit])
+
+
+def _affine_mm(image: nibabel.Nifti1Image) -> tuple[np.ndarray, list[str]]:
+    notes = []
+    try:
+        unit = image.header.get_xyzt_units()[0]
+    except KeyError:
+        unit = "unknown"
+    affine = np.array(image.affine, dtype=np.float64)
+    affine[:3] *= _MM_PER_UNIT[unit]
+    if not (image.header["sform_code"] or image.header["qform_code"]):
+        notes.append(
+            "The NIfTI header gives no orientation (sform and qform code 0): left and right can't be told from it."
+        )
+    return affine, notes
+
+
+def _damaged(path: Path) -> UnreadableInputError:
+    return UnreadableInputError(f"{path.name} is truncated, damaged or no NIfTI file. Copy or export it again.")

@@ -1,0 +1,228 @@
+"""Slicer sequence (.seq.nrrd) and other NRRD with a time axis to `DynamicSeries`."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import nrrd
+import numpy as np
+
+from PerfusionCBVLib.errors import GeometryError, UnreadableInputError
+from PerfusionCBVLib.load_common import (
+    GIVEN_BY_USER,
+    AcquisitionCollector,
+    ask_for_interval,
+    cannot_open,
+    require_plausible_size,
+    sha256_of_file,
+    start_collecting,
+    uniform_times_s,
+)
+from PerfusionCBVLib.series import DynamicSeries
+
+_SECONDS_PER_UNIT = {
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1.0),
+    **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 1e-3),
+    **dict.fromkeys(("us", "usec", "µs"), 1e-6),
+}
+_TO_RAS = {
+    "right-anterior-superior": (1.0, 1.0, 1.0),
+    "left-anterior-superior": (-1.0, 1.0, 1.0),
+    "left-posterior-superior": (-1.0, -1.0, 1.0),
+}
+_SHORT_SPACES = {"ras": "right-anterior-superior", "las": "left-anterior-superior", "lps": "left-posterior-superior"}
+# Slicer can order frames by any DICOM attribute; only these are clocks.
+_CLOCKS = {"acquisitiontime", "triggertime", "contenttime", "seriestime", "time", ""}
+
+
+def load_nrrd(
+    path: Path,
+    *,
+    echo_time_s: float | None = None,
+    repetition_time_s: float | None = None,
+) -> DynamicSeries:
+    """Return the series in a NRRD file with one list or time axis, as Slicer writes sequences and multi-volumes.
+
+    Parameters
+    ----------
+    path : Path
+        .nrrd, .seq.nrrd or .nhdr.
+    echo_time_s, repetition_time_s : float, optional
+        Override what the file says, s.
+
+    Raises
+    ------
+    UnreadableInputError, GeometryError, TimingError, QualityError
+        As `load.load_series` describes.
+    """
+    header, data = _read(path)
+    time_axis = _time_axis(header, path.name)
+    affine = _affine(header, time_axis, path.name)
+    signal = np.moveaxis(data, time_axis, -1)
+    frames = signal.shape[-1]
+    if repetition_time_s is not None:
+        times_s, source = uniform_times_s(frames, repetition_time_s), GIVEN_BY_USER
+    else:
+        times_s, source = _frame_times_s(header, time_axis, frames, path.name)
+
+    collector = start_collecting(echo_time_s, repetition_time_s)
+    _collect_multi_volume(collector, header, path.name)
+    interval_s = float(np.median(np.diff(times_s))) if frames > 1 else None
+    collector.add("repetition_time_s", interval_s, f"frame interval ({source})")
+    hashes = {path.name: sha256_of_file(path)}
+    for data_file in _detached_files(path, header):
+        hashes[data_file.name] = sha256_of_file(data_file)
+    return DynamicSeries(
+        signal=signal,
+        affine=affine,
+        times_s=times_s,
+        acquisition=collector.acquisition(),
+        name=re.sub(r"(\.seq)?\.(nrrd|nhdr)$", "", path.name, flags=re.IGNORECASE),
+        source=path.name,
+        input_sha256=hashes,
+        notes=(f"Frame times: {source}.",),
+    )
+
+
+def _read(path: Path) -> tuple[dict[str, Any], np.ndarray]:
+    # StopIteration and TypeError: what pynrrd raises on an empty file and on one without data.
+    broken = (nrrd.NRRDError, ValueError, LookupError, TypeError, StopIteration, EOFError, zlib.error)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pynrrd warns about repeated header fields, which Slicer's do not need
+            header = nrrd.read_header(str(path))
+            sizes = tuple(int(n) for n in header["sizes"])
+            if len(sizes) != 4:
+                raise GeometryError(
+                    f"{path.name} has {len(sizes)} dimensions ({' x '.join(map(str, sizes))}); a DSC-MRI series has 4 "
+                    "(x, y, z, time). Choose the dynamic (perfusion) series, not a single volume."
+                )
+            require_plausible_size(sizes, path.name)
+            data, header = nrrd.read(str(path), index_order="F")
+    except broken as error:
+        raise UnreadableInputError(
+            f"{path.name} is truncated, damaged or no NRRD file. Copy it or save it again."
+        ) from error
+    except OSError as error:
+        raise cannot_open(path, error) from error
+    return dict(header), data
+
+
+def _time_axis(header: Mapping[str, Any], name: str) -> int:
+    kinds = [str(kind).lower() for kind in header.get("kinds", [])]
+    # ITK writes the frames of a multi-component image as "vector".
+    axes = [axis for axis, kind in enumerate(kinds) if kind in ("list", "time", "vector")]
+    if len(axes) != 1 and "space directions" in header:
+        rows = header["space directions"]
+        axes = [axis for axis, row in enumerate(rows) if row is None or not np.isfinite(row).all()]
+    if len(axes) != 1:
+        raise GeometryError(
+            f"{name} does not say which of its 4 axes is time (no single axis of kind list or time). Save it from "
+            "Slicer as a volume sequence (.seq.nrrd), or convert it to NIfTI."
+        )
+    return axes[0]
+
+
+def _affine(header: Mapping[str, Any], time_axis: int, name: str) -> np.ndarray:
+    space = str(header.get("space", "")).lower().removesuffix("-time")
+    space = _SHORT_SPACES.get(space, space)
+    if space not in _TO_RAS or "space directions" not in header or "space origin" not in header:
+        raise GeometryError(
+            f"{name} gives no position and orientation in the patient (space is {space or 'missing'!r}). Save it from "
+            "Slicer as a volume sequence (.seq.nrrd), or convert it to NIfTI."
+        )
+    units = [str(unit) for unit in header.get("space units", [])]
+    if any(unit not in ("", "mm") for unit in units):
+        raise GeometryError(f"{name} gives positions in {', '.join(units)}; mm is needed. Save it again from Slicer.")
+    rows = [row for axis, row in enumerate(header["space directions"]) if axis != time_axis]
+    directions = np.array(
+        [np.full(3, np.nan) if row is None else np.asarray(row)[:3] for row in rows], dtype=np.float64
+    )
+    affine = np.eye(4)
+    affine[:3, :3] = directions.T
+    affine[:3, 3] = np.asarray(header["space origin"], dtype=np.float64)[:3]
+    affine[:3] *= np.array(_TO_RAS[space])[:, None]
+    return affine
+
+
+def _frame_times_s(header: Mapping[str, Any], time_axis: int, frames: int, name: str) -> tuple[np.ndarray, str]:
+    """Return times from the sequence's index values or the multi-volume's frame labels, the first set to 0."""
+    clock = str(header.get("MultiVolume.FrameIdentifyingDICOMTagName", ""))
+    candidates = []
+    for key in header:
+        # The number in the key is 0 or 3 by version of Slicer, whatever the place of the axis in the file.
+        if match := re.fullmatch(r"axis (\d+) index values", key):
+            unit = _axis_unit(header, time_axis) or str(header.get(f"axis {match[1]} index unit", ""))
+            values = [unquote(value) for value in str(header[key]).split()]
+            candidates.append((key, values, unit or str(header.get("MultiVolume.FrameIdentifyingDICOMTagUnits", ""))))
+    if "MultiVolume.FrameLabels" in header:
+        labels = str(header["MultiVolume.FrameLabels"]).replace(",", " ").split()
+        unit = str(header.get("MultiVolume.FrameIdentifyingDICOMTagUnits", ""))
+        candidates.append(("MultiVolume.FrameLabels", labels, unit))
+    spacings = header.get("spacings")
+    if spacings is not None and math.isfinite(float(spacings[time_axis])):
+        values = [str(frame * float(spacings[time_axis])) for frame in range(frames)]
+        candidates.append(("spacings", values, _axis_unit(header, time_axis)))
+
+    if clock.lower() not in _CLOCKS:
+        raise ask_for_interval(f"The frames of {name} are labelled with {clock}, which is no time.")
+    found = "no times"
+    for key, values, unit in candidates:
+        factor = _SECONDS_PER_UNIT.get(unit.strip().lower())
+        if factor is None:
+            found = f"{key!r} without a unit of time" + (f" (unit {unit!r})" if unit else "")
+            continue
+        try:
+            times = np.array([float(value) for value in values], dtype=np.float64) * factor
+        except ValueError:
+            found = f"{key!r} that are not numbers"
+            continue
+        if times.shape != (frames,):
+            raise ask_for_interval(
+                f"{name} has {frames} frames but {times.size} values in {key!r}; frames are missing."
+            )
+        return times - times[0], f"{name}: {key} in {unit.strip()}"
+    raise ask_for_interval(f"{name} gives {found} for its {frames} frames.")
+
+
+def _axis_unit(header: Mapping[str, Any], axis: int) -> str:
+    units = header.get("units")
+    return "" if units is None or len(units) <= axis else str(units[axis]).strip()
+
+
+def _collect_multi_volume(collector: AcquisitionCollector, header: Mapping[str, Any], name: str) -> None:
+    # Slicer copies these from DICOM, so times are in ms.
+    for value_name, key, factor in (
+        ("echo_time_s", "MultiVolume.DICOM.EchoTime", 1e-3),
+        ("repetition_time_s", "MultiVolume.DICOM.RepetitionTime", 1e-3),
+        ("flip_angle_deg", "MultiVolume.DICOM.FlipAngle", 1.0),
+    ):
+        text = str(header.get(key, "")).strip()
+        if not text or value_name in collector.values:
+            continue
+        try:
+            value = float(text)
+        except ValueError as error:
+            raise UnreadableInputError(
+                f"{key} in {name} is {text!r}, but one number is needed. Save it again from Slicer."
+            ) from error
+        collector.add(value_name, value * factor, f"{name}: {key}")
+
+
+def _detached_files(path: Path, header: Mapping[str, Any]) -> list[Path]:
+    entry = str(header.get("data file", header.get("datafile", ""))).strip()
+    if not entry:
+        return []
+    data_file = path.parent / entry
+    if not data_file.is_file():  # a list or pattern of files, one for each frame
+        raise UnreadableInputError(
+            f"{path.name} keeps its data in several files; save it as one .seq.nrrd file from Slicer."
+        )
+    return [data_file]
