@@ -1,0 +1,1 @@
+"""Networks that map a DSC-MRI series straight to rCBV: one architecture a file, weights with cards, inference."""

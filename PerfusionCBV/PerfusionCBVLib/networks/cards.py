@@ -1,0 +1,115 @@
+"""Weights and their cards: saved together, loaded only when the hash, the shapes and the architecture agree."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PerfusionCBVLib.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+WEIGHTS_FOLDER = Path(__file__).resolve().parent.parent / "weights"
+
+ARCHITECTURES = {"unet-gru": ("PerfusionCBVLib.networks.unet_gru", "UNetGRU", "UNetGRUConfig")}
+"""Network name to module, network class and config class."""
+
+
+def read_card(name: str, folder: Path = WEIGHTS_FOLDER) -> dict[str, Any]:
+    """Return the card of an embedded network.
+
+    Raises
+    ------
+    ModelError
+        No such network, or its card can't be read.
+    """
+    path = folder / f"{name}.json"
+    if not path.exists():
+        raise ModelError(f"There is no network {name!r} in {folder}; known: {', '.join(known_networks(folder)) or 'none'}.")
+    try:
+        card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ModelError(f"The card {path} is not valid JSON ({error}). Install the package again.") from error
+    return card
+
+
+def known_networks(folder: Path = WEIGHTS_FOLDER) -> list[str]:
+    """Return the names of the embedded networks."""
+    return sorted(path.stem for path in folder.glob("*.json"))
+
+
+def load_network(name: str, folder: Path = WEIGHTS_FOLDER) -> tuple[nn.Module, dict[str, Any]]:
+    """Return an embedded network in evaluation mode, with its card.
+
+    Raises
+    ------
+    ModelError
+        PyTorch is missing, the weights are missing or altered, or do not fit the architecture.
+    """
+    try:
+        import torch
+        from safetensors.torch import load
+    except ModuleNotFoundError as error:
+        raise ModelError(
+            "The network methods need PyTorch, which is not installed. Install it with: pip install "
+            "'perfusion-cbv[networks]' - or choose a classical method, for example --method bsw."
+        ) from error
+    card = read_card(name, folder)
+    path = folder / f"{name}.safetensors"
+    if not path.exists():
+        raise ModelError(f"The weights {path} are missing. Install the package again.")
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != card["sha256"]:
+        raise ModelError(
+            f"The weights {path.name} have SHA-256 {found[:12]}…, the card says {card['sha256'][:12]}…: the file was "
+            "altered or damaged. Install the package again."
+        )
+    module_name, class_name, config_name = ARCHITECTURES[card["architecture"]]
+    module = importlib.import_module(module_name)
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in card["config"].items()}
+    network: nn.Module = getattr(module, class_name)(getattr(module, config_name)(**values))
+    tensors = {k: v.to(torch.float32) if v.is_floating_point() else v for k, v in load(content).items()}
+    try:
+        network.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        raise ModelError(f"The weights {path.name} do not fit the architecture on their card: {error}") from error
+    return network.eval(), card
+
+
+def save_network(
+    network: nn.Module, name: str, folder: Path, *, training: dict[str, Any], measured: dict[str, Any]
+) -> Path:
+    """Write half-precision weights and their card; return the card's path."""
+    import torch
+    from safetensors.torch import save
+
+    tensors = {
+        k: (v.to(torch.float16) if v.is_floating_point() else v).contiguous().cpu()
+        for k, v in network.state_dict().items()
+    }
+    content = save(tensors)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.safetensors").write_bytes(content)
+    card = {
+        "name": name,
+        "architecture": name,
+        "config": asdict(network.config),  # type: ignore[call-overload]
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "precision": "float16",
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "input": "one axial slice: ΔR2* over the peak of the leak-free reference curve (dimensionless), 0 outside the "
+        "brain, 45 frames of 1.5 s from 12 s before bolus arrival, 128 × 128 pixels of 1.75 mm",
+        "output": "rCBV relative to normal-appearing white matter, ≥ 0, before normalisation to the case's own reference",
+        "intended_use": "research use only; not validated on patients",
+        "training": training,
+        "measured": measured,
+    }
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path

@@ -1,0 +1,121 @@
+"""The grid that the networks see, 128 × 128 pixels × 45 frames aligned to the bolus, and the way back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+
+from PerfusionCBVLib.preparation import Prepared
+
+PIXELS = 128
+FRAMES = 45
+PIXEL_MM = 1.75
+FRAME_INTERVAL_S = 1.5
+FRAMES_BEFORE_ARRIVAL = 8
+"""The window runs from 12 s before the bolus arrives to 54 s after, whatever the series' own frame interval."""
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkGrid:
+    """How one series' slices lie on the network's grid.
+
+    Attributes
+    ----------
+    orientation, back : (3, 2) arrays
+        nibabel orientation transforms to and from right-anterior-superior order.
+    rows, columns : (128, n) arrays
+        Resampling weights along the two in-plane axes.
+    rows_back, columns_back : (n, 128) arrays
+    """
+
+    orientation: np.ndarray
+    back: np.ndarray
+    rows: np.ndarray
+    columns: np.ndarray
+    rows_back: np.ndarray
+    columns_back: np.ndarray
+
+    def to_pixels(self, volume: np.ndarray) -> np.ndarray:
+        """Return (z, 128, 128, ...) slices of an (x, y, z, ...) volume; area-weighted where pixels are coarser."""
+        turned = apply_orientation(volume, self.orientation)
+        turned = np.moveaxis(turned, 2, 0)  # (z, x, y, ...)
+        half = np.tensordot(self.rows, turned, axes=(1, 1))  # (128, z, y, ...)
+        full = np.tensordot(self.columns, half, axes=(1, 2))  # (128y, 128x, z, ...)
+        return np.ascontiguousarray(np.moveaxis(full, (2, 1, 0), (0, 1, 2)), dtype=np.float32)
+
+    def to_voxels(self, slices: np.ndarray) -> np.ndarray:
+        """Return the (x, y, z) volume of (z, 128, 128) slices on the series' own grid."""
+        turned = np.einsum("ip,zpq,jq->ijz", self.rows_back, slices, self.columns_back, optimize=True)
+        return apply_orientation(turned, self.back).astype(np.float32)
+
+
+def network_grid(mask: np.ndarray, affine: np.ndarray) -> NetworkGrid:
+    """Return the grid centred on the brain: 1.75 mm pixels, or as much coarser as a larger head needs."""
+    start = io_orientation(affine)
+    target = axcodes2ornt("RAS")
+    orientation, back = ornt_transform(start, target), ornt_transform(target, start)
+    inside = apply_orientation(mask, orientation)
+    sizes_mm = np.linalg.norm(affine[:3, :3], axis=0)[np.argsort(start[:, 0])]
+    spans = []
+    for axis in (0, 1):
+        occupied = np.flatnonzero(inside.any(axis=tuple(k for k in range(3) if k != axis)))
+        spans.append((occupied[0] * sizes_mm[axis], occupied[-1] * sizes_mm[axis]))
+    pixel_mm = max(PIXEL_MM, max(high - low for low, high in spans) / (PIXELS - 8))
+    weights = []
+    for axis, (low, high) in enumerate(spans):
+        own_mm = np.arange(inside.shape[axis]) * sizes_mm[axis]
+        grid_mm = 0.5 * (low + high) + (np.arange(PIXELS) - (PIXELS - 1) / 2) * pixel_mm
+        weights.append((_tent(own_mm, grid_mm), _tent(grid_mm, own_mm)))
+    (rows, rows_back), (columns, columns_back) = weights
+    return NetworkGrid(orientation, back, rows, columns, rows_back, columns_back)
+
+
+def network_input(prepared: Prepared, grid: NetworkGrid) -> tuple[np.ndarray, np.ndarray]:
+    """Return ΔR2* on the network's grid, over the peak of the leak-free reference, and the brain on it.
+
+    Dividing by the reference's peak takes out dose, echo time and field strength, which rCBV does not depend on.
+
+    Returns
+    -------
+    (z, 45, 128, 128) float32 array, dimensionless
+        0 outside the brain.
+    (z, 128, 128) float32 array
+        Share of the brain in each pixel.
+    """
+    timing, times_s = prepared.timing, prepared.series.times_s
+    steady = slice(timing.first_steady, None)
+    wanted_s = timing.arrival_s + (np.arange(FRAMES) - FRAMES_BEFORE_ARRIVAL) * FRAME_INTERVAL_S
+    in_time = _tent(times_s[steady], wanted_s)  # (45, T); the ends hold the first and last frame
+    scale = 1.0 / float(np.max(prepared.reference_per_s[timing.first_pass]))
+    curves = prepared.delta_r2s_per_s[:, steady] @ (in_time.T * scale).astype(np.float32)
+    share = grid.to_pixels(prepared.usable.astype(np.float32))
+    slices = np.empty((share.shape[0], FRAMES, PIXELS, PIXELS), dtype=np.float32)
+    volume = np.zeros(prepared.usable.shape, dtype=np.float32)
+    for frame in range(FRAMES):  # frame by frame: a whole 4-D copy on the finer grid would cost the memory of the series
+        volume[prepared.usable] = curves[:, frame]
+        slices[:, frame] = grid.to_pixels(volume)
+    slices /= np.maximum(share, 0.5)[:, None]  # a mean over the brain's part of each pixel
+    slices *= (share > 0.05)[:, None]
+    return slices, share
+
+
+def _tent(own: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return (wanted, own) weights: linear interpolation, widened to a tent over `wanted`'s spacing where it is coarser.
+
+    Rows sum to 1; positions beyond the ends take the end's value.
+    """
+    if own.size == 1:
+        return np.ones((wanted.size, 1))
+    width = max(float(np.max(np.diff(own))), float(np.median(np.diff(wanted))) if wanted.size > 1 else 0.0)
+    inside = np.clip(wanted, own[0], own[-1])
+    if width > 1.001 * float(np.max(np.diff(own))):
+        weights = np.clip(1 - np.abs(inside[:, None] - own[None, :]) / width, 0, None)
+    else:  # exact linear interpolation, also between unevenly spaced frames
+        low = np.clip(np.searchsorted(own, inside, side="right") - 1, 0, own.size - 2)
+        fraction = (inside - own[low]) / (own[low + 1] - own[low])
+        weights = np.zeros((wanted.size, own.size))
+        weights[np.arange(wanted.size), low] = 1 - fraction
+        weights[np.arange(wanted.size), low + 1] += fraction
+    return weights / weights.sum(axis=1, keepdims=True)
