@@ -8,9 +8,8 @@ import sys
 import tomllib
 from pathlib import Path
 
-import pytest
-
 import PerfusionCBVLib
+import pytest
 
 ROOT = Path(__file__).parent.parent
 MODULE = ROOT / "PerfusionCBV"
@@ -62,13 +61,10 @@ def imported_packages(path: Path) -> set[str]:
 def test_slicer_build_lists_exactly_the_files_that_ship(variable, in_tree):
     entries = listed(variable)
     assert len(entries) == len(set(entries)), f"{variable} lists a file twice"
-    missing, gone = sorted(set(in_tree) - set(entries)), sorted(set(entries) - set(in_tree))
-    assert not missing and not gone, (
-        f"PerfusionCBV/CMakeLists.txt, {variable}.\nAdd these lines:\n"
-        + "\n".join(f"  {name}" for name in missing)
-        + "\nRemove these lines:\n"
-        + "\n".join(f"  {name}" for name in gone)
-    )
+    to_add = [f"add     {name}" for name in sorted(set(in_tree) - set(entries))]
+    to_remove = [f"remove  {name}" for name in sorted(set(entries) - set(in_tree))]
+    difference = "\n".join(to_add + to_remove)
+    assert difference == "", f"PerfusionCBV/CMakeLists.txt, {variable}:\n{difference}"
 
 
 def test_library_holds_no_file_of_a_kind_that_nothing_ships():

@@ -1,358 +1,344 @@
-"""Maps as pictures: slices as a radiologist expects them, in colour over the baseline image."""
+"""Maps as pictures: slices in radiological convention, in colour over the baseline image, with a colour bar."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-from nibabel import affines, orientations
+from nibabel.orientations import apply_orientation, io_orientation
 from PIL import Image, ImageDraw, ImageFont
 
-from PerfusionCBVLib.charts import nice_ticks, tick_label
-from PerfusionCBVLib.colours import apply, colour_table
+from PerfusionCBVLib.charts import nice_ticks
+from PerfusionCBVLib.colours import TableName, apply, colour_table
 from PerfusionCBVLib.result import MapResult
-from PerfusionCBVLib.series import ParameterMap
 
-OPACITY = 0.8
-"""Share of the map's colour in an overlay; the rest is the baseline image."""
+MAXIMUM_SLICES = 12
+COLUMNS = 6
+CROP_MARGIN_MM = 12.0
+PICTURE_WIDTH, LARGEST_TILE = 1320, 330
+BAR_WIDTH, TITLE_HEIGHT, FOOTER_HEIGHT, GAP = 96, 26, 22, 2
+NOTICE = "Research use only"
+OUTLINE_COLOUR = (255, 210, 0)
+SMALLEST_RCBV_WINDOW = 4.0
 
-MINIMUM_RCBV_CEILING = 4.0
-"""The top of the rCBV window is at least this, so that pictures of different patients mostly share one scale."""
-
-_CROP_MARGIN_MM = 12.0
-_OUTLINE_COLOUR = (0, 229, 255)
+_EDGES = {0: ("A", "P"), 1: ("R", "L"), 2: ("R", "L")}
 
 
 @dataclass(frozen=True, eq=False)
 class SliceView:
-    """How to cut and turn a volume for display.
-
-    Axial slices are seen from the feet: the patient's right is on the left of the picture, anterior is up. Coronal
-    slices have superior up, sagittal ones superior up and anterior on the left.
+    """Which slices are shown, and how a voxel grid is turned, cropped and scaled for the screen.
 
     Attributes
     ----------
     orientation : (3, 2) array
-        Canonical axis and direction of each voxel axis, as `nibabel.orientations.io_orientation` gives them.
-    slice_axis : int
-        Axis of the canonical (right, anterior, superior) volume across which slices are taken.
-    columns, rows : slice
-        What is shown of the two other canonical axes: the head, with a margin.
-    aspect : float
-        Height over width of the shown field, in mm.
+        From the series' axes to the closest of right, anterior, superior (nibabel's convention).
+    axis : int
+        Anatomical axis across the slices: 0 left-right, 1 back-front, 2 foot-head.
     slices : tuple of int
-        Slices along `slice_axis` that contain brain.
+        Along `axis` after turning, from 0.
+    numbers : tuple of int
+        The same slices as the series itself counts them, from 1.
+    rows, columns : slice
+        What is left after cropping, in picture rows and columns.
+    spacing_mm : (row, column)
     """
 
     orientation: np.ndarray
-    slice_axis: int
-    columns: slice
-    rows: slice
-    aspect: float
+    axis: int
     slices: tuple[int, ...]
-    depth: int
+    numbers: tuple[int, ...]
+    rows: slice
+    columns: slice
+    spacing_mm: tuple[float, float]
 
     @property
-    def side_labels(self) -> tuple[str, str]:
-        """What lies at the left and at the right edge of a picture."""
-        return ("A", "P") if self.slice_axis == 0 else ("R", "L")
+    def edges(self) -> tuple[str, str]:
+        """Letters of the picture's left and right edge."""
+        return _EDGES[self.axis]
 
     def plane(self, volume: np.ndarray, index: int) -> np.ndarray:
-        """Return one slice of an (x, y, z) volume as (rows, columns), top row first."""
-        canonical = orientations.apply_orientation(volume, self.orientation)
-        plane = np.take(canonical, index, axis=self.slice_axis)[self.columns, self.rows]
-        return plane[::-1, ::-1].T
+        """Return slice `index` (after turning) of a volume as picture rows and columns, cropped."""
+        return self._whole_plane(volume, index)[self.rows, self.columns]
 
-    def input_number(self, index: int) -> int:
-        """Return the slice's number in the input's own order, counted from 1."""
-        axis = int(np.flatnonzero(self.orientation[:, 0] == self.slice_axis)[0])
-        return index + 1 if self.orientation[axis, 1] > 0 else self.depth - index
+    def _whole_plane(self, volume: np.ndarray, index: int) -> np.ndarray:
+        turned = np.take(apply_orientation(volume, self.orientation), index, axis=self.axis)
+        # Front or head at the top; the patient's right, or front, at the left.
+        return turned[::-1, ::-1].T
 
-    def choose(self, count: int, within: np.ndarray | None = None) -> list[int]:
-        """Return up to `count` evenly spaced slices, of those that the (x, y, z) bool array `within` touches."""
-        slices = list(self.slices)
-        if within is not None:
-            slices = [index for index in slices if self.plane(within, index).any()] or slices
-        if len(slices) <= count:
-            return slices
-        return [slices[round(position)] for position in np.linspace(0, len(slices) - 1, count)]
+    def keep(self, count: int) -> SliceView:
+        """Return the same view with at most `count` of its slices, evenly spaced."""
+        chosen = _evenly(range(len(self.slices)), count)
+        return replace(
+            self, slices=tuple(self.slices[i] for i in chosen), numbers=tuple(self.numbers[i] for i in chosen)
+        )
 
 
-def slice_view(affine: np.ndarray, mask: np.ndarray) -> SliceView:
-    """Return how to show volumes of this geometry.
+def slice_view(affine: np.ndarray, inside: np.ndarray, count: int = MAXIMUM_SLICES) -> SliceView:
+    """Return the view of a volume: slices across its coarsest axis that touch `inside`, cropped around it.
 
     Parameters
     ----------
     affine : (4, 4) array
-        Voxel index to RAS, mm. Oblique volumes are shown along their closest canonical axes, without resampling.
-    mask : (x, y, z) bool array
-        Brain. Without any brain voxel the whole volume is shown.
+        Voxel index to RAS, mm.
+    inside : (x, y, z) bool array
+        What must be seen, e.g. the brain. All slices count when it is empty.
+    count : int
+        Largest number of slices.
     """
-    orientation = orientations.io_orientation(affine)
+    orientation = io_orientation(affine)
     spacing = np.empty(3)
-    spacing[orientation[:, 0].astype(int)] = affines.voxel_sizes(affine)
-    inside = orientations.apply_orientation(np.asarray(mask, dtype=bool), orientation)
+    spacing[orientation[:, 0].astype(int)] = np.linalg.norm(affine[:3, :3], axis=0)
+    # Axial where the voxels are (nearly) cubes: the usual way to look at a brain.
+    axis = 2 if spacing[2] > 0.99 * spacing.max() else int(np.argmax(spacing))
+    first, second = (i for i in range(3) if i != axis)
     if not inside.any():
-        inside = np.ones_like(inside)
-    # The widest spacing is the acquisition's slice axis; volumes with (nearly) cubic voxels are shown axially.
-    slice_axis = 2 if spacing[2] > 0.98 * spacing.max() else int(np.argmax(spacing))
-    horizontal, vertical = (axis for axis in range(3) if axis != slice_axis)
-    columns = _extent(inside, horizontal, spacing[horizontal])
-    rows = _extent(inside, vertical, spacing[vertical])
-    area = inside.sum(axis=(horizontal, vertical))
-    slices = np.flatnonzero(area >= max(1, 0.15 * area.max()))  # thinner caps of the brain show nothing to judge
-    return SliceView(
+        inside = np.ones(inside.shape, dtype=bool)
+    turned = apply_orientation(inside, orientation)
+    slices = _evenly(np.flatnonzero(turned.any(axis=(first, second))), count)
+
+    series_axis = int(np.flatnonzero(orientation[:, 0] == axis)[0])
+    length, flipped = inside.shape[series_axis], orientation[series_axis, 1] < 0
+    whole = SliceView(
         orientation=orientation,
-        slice_axis=slice_axis,
-        columns=columns,
-        rows=rows,
-        aspect=float(
-            (rows.stop - rows.start) * spacing[vertical] / ((columns.stop - columns.start) * spacing[horizontal])
-        ),
-        slices=tuple(int(index) for index in slices),
-        depth=inside.shape[slice_axis],
+        axis=axis,
+        slices=slices,
+        numbers=tuple((length - index) if flipped else (index + 1) for index in slices),
+        rows=slice(None),
+        columns=slice(None),
+        spacing_mm=(float(spacing[second]), float(spacing[first])),
+    )
+    shadow = turned.any(axis=axis)[::-1, ::-1].T
+    return replace(
+        whole,
+        rows=_span(shadow.any(axis=1), CROP_MARGIN_MM / whole.spacing_mm[0]),
+        columns=_span(shadow.any(axis=0), CROP_MARGIN_MM / whole.spacing_mm[1]),
     )
 
 
-def overlay_mosaic(
-    values: np.ndarray,
-    baseline: np.ndarray,
-    view: SliceView,
-    *,
-    slices: Sequence[int],
-    columns: int,
-    table: np.ndarray,
-    window: tuple[float, float],
-    mask: np.ndarray,
-    tile_width: int = 200,
-    opacity: float = OPACITY,
-) -> Image.Image:
-    """Return slices of a map in colour over the baseline image, labelled with sides and slice numbers.
-
-    Parameters
-    ----------
-    values : (x, y, z) array
-        NaN shows the baseline image alone. Values are interpolated linearly between voxels, then coloured.
-    baseline : (x, y, z) array
-    view : SliceView
-    slices : sequence of int
-    columns : int
-        Slices in a row.
-    table : (256, 3) uint8 array
-    window : (float, float)
-        Values of the first and the last colour.
-    mask : (x, y, z) bool array
-        Brain, which sets the grey window.
-    tile_width : int
-        Pixels.
-    opacity : float
-        0 to 1.
-    """
-    ceiling = _grey_ceiling(baseline, mask)
-
-    def tile(index: int, size: tuple[int, int]) -> np.ndarray:
-        grey = _grey(view.plane(baseline, index), ceiling, size)
-        colour = apply(_interpolate(view.plane(values, index), size), table, *window)
-        alpha = opacity * (colour[..., 3:] / np.float32(255.0))
-        return np.rint(grey[..., None] * (1.0 - alpha) + colour[..., :3] * alpha).astype(np.uint8)
-
-    return _mosaic(tile, view, slices, columns, tile_width)
-
-
-def region_mosaic(
-    region: np.ndarray,
-    baseline: np.ndarray,
-    view: SliceView,
-    *,
-    slices: Sequence[int],
-    columns: int,
-    mask: np.ndarray,
-    tile_width: int = 200,
-) -> Image.Image:
-    """Return slices of the baseline image with the outline of an (x, y, z) bool `region`, lightly filled."""
-    ceiling = _grey_ceiling(baseline, mask)
-
-    def tile(index: int, size: tuple[int, int]) -> np.ndarray:
-        grey = _grey(view.plane(baseline, index), ceiling, size)
-        shown = Image.fromarray(view.plane(region, index).astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
-        inside = np.pad(np.asarray(shown, dtype=bool), 1)
-        core = inside[1:-1, 1:-1] & inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
-        inside = inside[1:-1, 1:-1]
-        alpha = np.where(inside & ~core, 1.0, np.where(inside, 0.25, 0.0))[..., None]
-        return np.rint(grey[..., None] * (1.0 - alpha) + np.array(_OUTLINE_COLOUR) * alpha).astype(np.uint8)
-
-    return _mosaic(tile, view, slices, columns, tile_width)
-
-
 def rcbv_window(result: MapResult) -> tuple[float, float]:
-    """Return the display window that all rCBV maps of a result share.
+    """Return the values of rCBV at the two ends of the colour bar, one pair for every rCBV picture of a result.
 
-    From 0 to the 99th percentile inside the brain, rounded up; to at least `MINIMUM_RCBV_CEILING` for a ratio.
+    From 0 to the 99th percentile in the brain, but at least to 4 for a ratio, so that a healthy brain does not look hot.
     """
-    maps = [result.maps[name] for name in ("rcbv", "rcbv_classical") if name in result.maps]
-    high = max(_percentile(np.abs(one.values[result.mask]), 99.0) for one in maps)
-    if maps[0].unit == "{ratio}":
-        high = max(high, MINIMUM_RCBV_CEILING)
-    return 0.0, _round_up(high)
+    tops = []
+    for name in ("rcbv", "rcbv_classical"):
+        if name in result.maps:
+            values = result.maps[name].values[result.mask]
+            values = values[np.isfinite(values)]
+            tops.append(float(np.percentile(values, 99.0)) if values.size else 0.0)
+    smallest = SMALLEST_RCBV_WINDOW if result.maps["rcbv"].unit in ("{ratio}", "1") else 0.0
+    return 0.0, max([smallest, *tops]) or 1.0
 
 
-def symmetric_window(values: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
-    """Return a window around 0 that holds 99 % of the values inside the mask, rounded up."""
-    high = _round_up(_percentile(np.abs(values[mask]), 99.0))
-    return -high, high
+def symmetric_window(values: np.ndarray, smallest: float = 0.0, percent: float = 99.0) -> tuple[float, float]:
+    """Return −h and h, where h is that percentile of the magnitude of the finite values, but at least `smallest`."""
+    finite = np.abs(values[np.isfinite(values)])
+    half = max(float(np.percentile(finite, percent)) if finite.size else 0.0, smallest) or 1.0
+    return -half, half
 
 
-def unit_label(parameter_map: ParameterMap) -> str:
-    """Return the map's unit for a reader: UCUM annotations lose their braces."""
-    return parameter_map.unit.strip("{}") or "no unit"
+def difference_window(result: MapResult) -> tuple[float, float]:
+    """Return the window of the picture network − classical: symmetric, at least ±1 for a ratio."""
+    difference = (result.maps["rcbv"].values - result.maps["rcbv_classical"].values)[result.mask]
+    return symmetric_window(difference, 1.0 if result.maps["rcbv"].unit in ("{ratio}", "1") else 0.0)
+
+
+def rcbv_picture(result: MapResult, table: TableName, view: SliceView | None = None) -> Image.Image:
+    """Return a mosaic of rCBV over the baseline image with a colour bar."""
+    view = view or slice_view(result.series.affine, result.mask)
+    rcbv = result.maps["rcbv"]
+    tiles = _map_tiles(view, result, rcbv.values, table, *rcbv_window(result))
+    bar = _colour_bar(table, *rcbv_window(result), f"rCBV ({unit_text(rcbv.unit)})")
+    return _stack([_block(tiles, "", bar)])
+
+
+def comparison_picture(result: MapResult, view: SliceView | None = None) -> Image.Image:
+    """Return network, classical map and their difference, one under the other on the same slices.
+
+    Raises
+    ------
+    KeyError
+        The result has no ``rcbv_classical``.
+    """
+    view = (view or slice_view(result.series.affine, result.mask)).keep(COLUMNS)
+    network, classical = result.maps["rcbv"], result.maps["rcbv_classical"]
+    window, unit = rcbv_window(result), unit_text(network.unit)
+    blocks = []
+    for title, values in (("Network", network.values), ("Classical", classical.values)):
+        bar = _colour_bar("perfusion", *window, f"rCBV ({unit})")
+        blocks.append(_block(_map_tiles(view, result, values, "perfusion", *window), title, bar))
+    difference = np.where(result.mask, network.values - classical.values, np.float32(np.nan))
+    window = difference_window(result)
+    bar = _colour_bar("diverging", *window, f"difference ({unit})")
+    tiles = _map_tiles(view, result, difference, "diverging", *window)
+    return _stack([*blocks, _block(tiles, "Network - classical", bar)])
+
+
+def reference_picture(result: MapResult) -> Image.Image:
+    """Return the baseline image with the reference region outlined, on slices that hold it.
+
+    Raises
+    ------
+    ValueError
+        The result has no reference region.
+    """
+    if result.reference is None or not result.reference.any():
+        raise ValueError("the result has no reference region to draw")
+    chosen = slice_view(result.series.affine, result.reference, COLUMNS)
+    brain = slice_view(result.series.affine, result.mask | result.reference)
+    view = replace(chosen, rows=brain.rows, columns=brain.columns)
+    grey = _grey(result)
+    tiles = []
+    for index, number in zip(view.slices, view.numbers, strict=True):
+        tile = np.array(_zoomed(view, np.repeat(view.plane(grey, index)[..., None], 3, axis=-1)))
+        tile[_outline(np.array(_zoomed(view, view.plane(result.reference, index).astype(np.uint8))) > 0)] = (
+            OUTLINE_COLOUR
+        )
+        tiles.append(_lettered(Image.fromarray(tile), view, number))
+    return _stack([_block(tiles, "", None)])
+
+
+def k2_picture(result: MapResult) -> Image.Image:
+    """Return a strip of the leakage map K2 over the baseline image.
+
+    Raises
+    ------
+    KeyError
+        The result has no ``k2``.
+    """
+    k2 = result.maps["k2"]
+    view = slice_view(result.series.affine, result.mask, COLUMNS)
+    window = symmetric_window(k2.values[result.mask])
+    bar = _colour_bar("diverging", *window, f"K2 ({unit_text(k2.unit)})")
+    return _stack([_block(_map_tiles(view, result, k2.values, "diverging", *window), "", bar)])
 
 
 def write_pictures(result: MapResult, folder: Path | str) -> list[Path]:
-    """Write ``rcbv.png`` and, for a network, ``comparison.png`` with the classical map and the difference.
-
-    Parameters
-    ----------
-    result : MapResult
-    folder : path
-        Must exist.
-
-    Returns
-    -------
-    list of Path
-    """
+    """Write ``rcbv.png`` and, for a network, ``comparison.png`` into an existing folder; return their paths."""
     folder = Path(folder)
-    view = slice_view(result.series.affine, result.mask)
-    window = rcbv_window(result)
-    rcbv = result.maps["rcbv"]
-    label = f"rCBV ({unit_label(rcbv)})"
-    perfusion = colour_table("perfusion")
-
-    def panel(values: np.ndarray, table: np.ndarray, limits: tuple[float, float], bar: str, **layout: int) -> Image.Image:
-        count = layout["count"]
-        picture = overlay_mosaic(
-            values,
-            result.baseline,
-            view,
-            slices=view.choose(count),
-            columns=layout["columns"],
-            table=table,
-            window=limits,
-            mask=result.mask,
-            opacity=OPACITY if table is perfusion else 1.0,
-        )
-        return _with_colour_bar(picture, table, limits, bar)
-
-    written = [folder / "rcbv.png"]
-    panel(rcbv.values, perfusion, window, label, count=12, columns=4).save(written[0])
+    pictures = {"rcbv.png": rcbv_picture(result, "perfusion")}
     if "rcbv_classical" in result.maps:
-        classical = result.maps["rcbv_classical"].values
-        difference = rcbv.values - classical
-        limits = symmetric_window(difference, result.mask)
-        panels = [
-            panel(rcbv.values, perfusion, window, f"Network: {label}", count=6, columns=2),
-            panel(classical, perfusion, window, f"Classical: {label}", count=6, columns=2),
-            panel(difference, colour_table("diverging"), limits, "Network − classical", count=6, columns=2),
-        ]
-        gap = 12
-        sheet = Image.new("RGB", (sum(p.width for p in panels) + 2 * gap, panels[0].height))
-        for number, picture in enumerate(panels):
-            sheet.paste(picture, (number * (picture.width + gap), 0))
-        written.append(folder / "comparison.png")
-        sheet.save(written[1])
-    return written
+        pictures["comparison.png"] = comparison_picture(result)
+    for name, picture in pictures.items():
+        partial = folder / f".{name}.partial"
+        picture.save(partial, format="PNG")
+        partial.replace(folder / name)
+    return [folder / name for name in pictures]
 
 
-def _mosaic(
-    tile: Callable[[int, tuple[int, int]], np.ndarray],
-    view: SliceView,
-    slices: Sequence[int],
-    columns: int,
-    tile_width: int,
-) -> Image.Image:
-    width, height = tile_width, round(tile_width * view.aspect)
-    columns = min(columns, len(slices))
-    sheet = Image.new("RGB", (columns * width, -(-len(slices) // columns) * height))
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(max(11, tile_width // 14))
-    left, right = view.side_labels
-    for position, index in enumerate(slices):
-        x, y = (position % columns) * width, (position // columns) * height
-        sheet.paste(Image.fromarray(tile(index, (width, height))), (x, y))
-        for place, anchor, text in (
-            ((x + 4, y + 3), "la", left),
-            ((x + width - 4, y + 3), "ra", right),
-            ((x + 4, y + height - 3), "ld", str(view.input_number(index))),
-        ):
-            draw.text(place, text, font=font, anchor=anchor, fill="white", stroke_width=1, stroke_fill="black")
-    return sheet
+def unit_text(unit: str) -> str:
+    """Return a UCUM code as a reader expects it: ``{ratio}`` becomes "ratio"."""
+    return {"1": "ratio", "": "no unit"}.get(unit, unit.strip("{}"))
 
 
-def _with_colour_bar(
-    picture: Image.Image, table: np.ndarray, window: tuple[float, float], label: str
-) -> Image.Image:
-    margin, height = 16, 66
-    sheet = Image.new("RGB", (picture.width, picture.height + height))
-    sheet.paste(picture, (0, 0))
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(15)
-    top, span = picture.height + 26, picture.width - 2 * margin
-    draw.text((margin, top - 5), label, font=font, anchor="ld", fill="white")
-    bar = Image.fromarray(table[None, :, :]).resize((span, 16), Image.Resampling.NEAREST)
-    sheet.paste(bar, (margin, top))
-    draw.rectangle((margin, top, margin + span - 1, top + 15), outline="grey")
-    low, high = window
-    for value in nice_ticks(low, high):
-        x = margin + (span - 1) * (value - low) / (high - low)
-        draw.line((x, top + 16, x, top + 20), fill="white")
-        draw.text((x, top + 21), tick_label(value), font=font, anchor="ma", fill="white")
-    return sheet
+def _evenly(items: Sequence[int] | np.ndarray, count: int) -> tuple[int, ...]:
+    """Return `count` of the items, from the middles of equal parts, so that the outermost ones are left out."""
+    count = min(count, len(items))
+    return tuple(int(items[int((i + 0.5) * len(items) / count)]) for i in range(count))
 
 
-def _extent(inside: np.ndarray, axis: int, spacing_mm: float) -> slice:
-    touched = np.flatnonzero(inside.any(axis=tuple(other for other in range(3) if other != axis)))
-    margin = round(_CROP_MARGIN_MM / spacing_mm)
-    return slice(max(int(touched[0]) - margin, 0), min(int(touched[-1]) + 1 + margin, inside.shape[axis]))
+def _span(occupied: np.ndarray, margin: float) -> slice:
+    where = np.flatnonzero(occupied)
+    pad = int(np.ceil(margin))
+    return slice(max(int(where[0]) - pad, 0), int(where[-1]) + pad + 1)
 
 
-def _interpolate(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return the plane, (rows, columns), at `size` (width, height) in pixels; NaN where the nearest voxel is NaN."""
-    plane = np.ascontiguousarray(plane, dtype=np.float32)
-    finite = np.isfinite(plane)
-
-    def resize(array: np.ndarray, how: Image.Resampling) -> np.ndarray:
-        return np.asarray(Image.fromarray(array).resize(size, how))
-
-    if finite.all():
-        return resize(plane, Image.Resampling.BILINEAR)
-    # Undefined voxels take no part: the weighted mean of their defined neighbours, not a blend towards 0.
-    total = resize(np.where(finite, plane, np.float32(0.0)), Image.Resampling.BILINEAR)
-    weight = resize(finite.astype(np.float32), Image.Resampling.BILINEAR)
-    defined = resize(finite.astype(np.uint8), Image.Resampling.NEAREST).astype(bool) & (weight > 0)
-    return np.divide(total, weight, out=np.full_like(total, np.nan), where=defined)
+def _grey(result: MapResult) -> np.ndarray:
+    """Return the baseline image, 0–255, white at the brain's 99.5th percentile."""
+    baseline = np.nan_to_num(np.asarray(result.baseline, dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    inside = baseline[result.mask] if result.mask.any() else baseline
+    white = float(np.percentile(inside, 99.5)) or 1.0
+    return np.clip(baseline * (255.0 / white), 0.0, 255.0).astype(np.uint8)
 
 
-def _grey(plane: np.ndarray, ceiling: float, size: tuple[int, int]) -> np.ndarray:
-    """Return the plane as grey levels, 0–255, at `size` (width, height); black where undefined."""
-    grey = np.clip(np.nan_to_num(np.asarray(plane, dtype=np.float32)) * np.float32(255.0 / ceiling), 0.0, 255.0)
-    resized = Image.fromarray(np.ascontiguousarray(grey)).resize(size, Image.Resampling.BICUBIC)
-    return np.clip(np.asarray(resized), 0.0, 255.0)
+def _map_tiles(
+    view: SliceView, result: MapResult, values: np.ndarray, table: TableName, low: float, high: float
+) -> list[Image.Image]:
+    grey, colours, tiles = _grey(result), colour_table(table), []
+    # Colours stay inside the brain mask; a network may give values outside it.
+    shown = np.where(result.mask, values, np.float32(np.nan))
+    for index, number in zip(view.slices, view.numbers, strict=True):
+        rgba = apply(view.plane(shown, index), colours, low, high)
+        rgb = np.where(rgba[..., 3:] > 0, rgba[..., :3], view.plane(grey, index)[..., None])
+        tiles.append(_lettered(_zoomed(view, rgb), view, number))
+    return tiles
 
 
-def _grey_ceiling(baseline: np.ndarray, mask: np.ndarray) -> float:
-    ceiling = _percentile(baseline[mask] if mask.any() else baseline.ravel(), 99.5)
-    return ceiling if ceiling > 0 else 1.0
+def _zoomed(view: SliceView, plane: np.ndarray) -> Image.Image:
+    """Return a plane as a picture in which a millimetre is as long across as down; voxels stay sharp squares."""
+    height_mm, width_mm = plane.shape[0] * view.spacing_mm[0], plane.shape[1] * view.spacing_mm[1]
+    columns = min(len(view.slices), COLUMNS)
+    pixels_per_mm = min(PICTURE_WIDTH / columns, LARGEST_TILE) / max(width_mm, 0.8 * height_mm)
+    size = max(round(width_mm * pixels_per_mm), 1), max(round(height_mm * pixels_per_mm), 1)
+    return Image.fromarray(np.ascontiguousarray(plane)).resize(size, Image.Resampling.NEAREST)
 
 
-def _percentile(values: np.ndarray, percent: float) -> float:
-    values = values[np.isfinite(values)]
-    return float(np.percentile(values, percent)) if values.size else 0.0
+def _outline(region: np.ndarray) -> np.ndarray:
+    """Return the 2-pixel inner edge of a region."""
+    inner = region.copy()
+    for _ in range(2):
+        padded = np.pad(inner, 1)
+        inner = inner & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return region & ~inner
 
 
-def _round_up(value: float) -> float:
-    """Return the next of 1, 1.5, 2, 2.5, … 9.5 times a power of ten; 1 for nothing."""
-    if not value > 0:
-        return 1.0
-    power = 10.0 ** np.floor(np.log10(value))
-    return float(np.ceil(2.0 * value / power - 1e-9) / 2.0 * power)
+@cache
+def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
+
+
+def _lettered(tile: Image.Image, view: SliceView, number: int) -> Image.Image:
+    draw, (left, right), middle = ImageDraw.Draw(tile), view.edges, tile.height // 2
+    style = {"font": _font(14), "fill": "white", "stroke_width": 1, "stroke_fill": "black"}
+    draw.text((4, middle), left, anchor="lm", **style)
+    draw.text((tile.width - 4, middle), right, anchor="rm", **style)
+    draw.text((4, 3), str(number), anchor="la", **style)
+    return tile
+
+
+def _colour_bar(table: TableName, low: float, high: float, label: str) -> Image.Image:
+    bar = Image.new("RGB", (BAR_WIDTH, 210), "black")
+    draw, top, bottom = ImageDraw.Draw(bar), 34, 200
+    shades = colour_table(table)[np.linspace(255, 0, bottom - top).round().astype(int)]
+    bar.paste(Image.fromarray(np.repeat(shades[:, None], 18, axis=1)), (8, top))
+    draw.rectangle((7, top - 1, 26, bottom), outline="#888888")
+    for value in nice_ticks(low, high, 4):
+        y = bottom - (value - low) / (high - low) * (bottom - top)
+        draw.line((26, y, 31, y), fill="white")
+        draw.text((34, y), f"{value:.3g}", anchor="lm", font=_font(13), fill="white")
+    name, _, unit = label.partition(" (")
+    draw.text((6, 1), name, font=_font(13), fill="white")
+    draw.text((6, 15), f"({unit}", font=_font(13), fill="white")
+    return bar
+
+
+def _block(tiles: list[Image.Image], title: str, bar: Image.Image | None) -> Image.Image:
+    """Return tiles in rows with a title above and a colour bar at the right."""
+    columns = min(len(tiles), COLUMNS)
+    rows = -(-len(tiles) // columns)
+    width, height = tiles[0].width + GAP, tiles[0].height + GAP
+    top = TITLE_HEIGHT if title else 0
+    body = max(rows * height, bar.height if bar else 0)
+    block = Image.new("RGB", (columns * width + (bar.width if bar else 0), top + body), "black")
+    for i, tile in enumerate(tiles):
+        block.paste(tile, ((i % columns) * width, top + (i // columns) * height))
+    if bar:
+        block.paste(bar, (columns * width, top))
+    if title:
+        ImageDraw.Draw(block).text((6, 4), title, font=_font(16), fill="white")
+    return block
+
+
+def _stack(blocks: list[Image.Image]) -> Image.Image:
+    """Return blocks one under the other, with the notice burned in: a picture leaves its report."""
+    width, height = max(block.width for block in blocks), sum(block.height for block in blocks)
+    picture = Image.new("RGB", (width, height + FOOTER_HEIGHT), "black")
+    y = 0
+    for block in blocks:
+        picture.paste(block, (0, y))
+        y += block.height
+    ImageDraw.Draw(picture).text((6, y + 3), NOTICE, font=_font(13), fill="#dddddd")
+    return picture

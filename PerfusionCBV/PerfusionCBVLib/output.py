@@ -1,0 +1,90 @@
+"""Writing a result: all files or none."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from PerfusionCBVLib.errors import UnreadableInputError
+from PerfusionCBVLib.report import write_pictures, write_report
+from PerfusionCBVLib.result import MapResult
+
+PROVENANCE = "provenance.json"
+
+
+def write_result(result: MapResult, folder: Path | str) -> list[Path]:
+    """Write maps, mask, reference, status, provenance, pictures and report into a folder; return their paths.
+
+    Everything is written beside the folder first and moved in when complete, so that a full disk or a cancelled run
+    leaves no half result. Files of an earlier result in the same folder are replaced or removed; others are kept.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
+    try:
+        affine = result.series.affine
+        for name, map_ in result.maps.items():
+            write_nifti(fresh / f"{name}.nii.gz", map_.values, map_.affine)
+        write_nifti(fresh / "mask.nii.gz", result.mask.astype(np.uint8), affine)
+        write_nifti(fresh / "status.nii.gz", result.status, affine)
+        if result.reference is not None:
+            write_nifti(fresh / "reference.nii.gz", result.reference.astype(np.uint8), affine)
+        write_pictures(result, fresh)
+        write_report(result, fresh / "report.html")
+        names = sorted(path.name for path in fresh.iterdir())
+        provenance = {**result.provenance, "files": [*names, PROVENANCE]}
+        write_json(fresh / PROVENANCE, provenance)
+        _remove_earlier(folder)
+        for name in provenance["files"]:
+            os.replace(fresh / name, folder / name)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return [folder / name for name in provenance["files"]]
+
+
+def write_nifti(path: Path, values: np.ndarray, affine: np.ndarray) -> None:
+    """Write a volume or series in mm and s."""
+    image = nib.Nifti1Image(values, affine)
+    image.header.set_xyzt_units("mm", "sec")
+    nib.save(image, path)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write strict JSON: numpy numbers as numbers, NaN as null."""
+    path.write_text(json.dumps(_plain(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _remove_earlier(folder: Path) -> None:
+    path = folder / PROVENANCE
+    if not path.exists():
+        return
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))["files"]
+    except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+        raise UnreadableInputError(
+            f"{path} is not a provenance file of this program ({error}). Choose another output folder."
+        ) from error
+    for name in names:
+        if Path(name).name == name:
+            (folder / name).unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,58 @@
+"""What a user may choose about a map; written beside every result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from PerfusionCBVLib.errors import UsageError
+
+CLASSICAL_METHODS = ("bsw", "bidirectional", "integral", "captk")
+NETWORK_METHODS = ("unet-gru",)
+METHODS = NETWORK_METHODS + CLASSICAL_METHODS
+
+METHOD_TITLES = {
+    "unet-gru": "UNet-GRU",
+    "bsw": "Boxerman-Schmainda-Weisskoff",
+    "bidirectional": "Bidirectional leakage correction",
+    "integral": "Integral without leakage correction",
+    "captk": "CaPTk ap-rCBV",
+}
+
+Normalisation = Literal["nawm", "brain", "none"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Choices for `compute_maps`.
+
+    Parameters
+    ----------
+    method : str
+        One of `METHODS`.
+    normalize : "nawm", "brain" or "none"
+        What a value of 1 means: contralateral normal-appearing white matter (found, unless a reference region is
+        given), the whole brain, or nothing (a classical map then is the area under ΔR2*, dimensionless).
+    motion_correction : bool
+        Bring every frame to the baseline's position first.
+    device : "auto", "cpu", "cuda" or "mps"
+        Where a network runs.
+
+    Raises
+    ------
+    UsageError
+    """
+
+    method: str = "unet-gru"
+    normalize: Normalisation = "nawm"
+    motion_correction: bool = False
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("method", self.method, METHODS),
+            ("normalize", self.normalize, ("nawm", "brain", "none")),
+            ("device", self.device, ("auto", "cpu", "cuda", "mps")),
+        ):
+            if value not in known:
+                raise UsageError(f"Unknown {name} {value!r}; choose one of: {', '.join(known)}.")
