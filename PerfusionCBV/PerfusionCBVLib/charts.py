@@ -99,7 +99,7 @@ def curve_chart(
     return "".join([*parts, "</svg>"])
 
 
-def _axes(x_ticks, y_ticks, x_of, y_of) -> list[str]:  # noqa: ANN001
+def _axes(x_ticks, y_ticks, x_of, y_of) -> list[str]:
     parts = []
     bottom = HEIGHT - BOTTOM
     for value in y_ticks:

@@ -1,9 +1,10 @@
-"""The report: one self-contained HTML file with the findings, the maps, the curves and how they were made."""
+"""The report: one self-contained page with findings, maps, curves and everything needed to reproduce them."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -11,415 +12,377 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from PerfusionCBVLib.charts import colour_bar_svg, curves_svg, png_data_uri, tick_label
-from PerfusionCBVLib.colours import TableName, colour_table
+from PerfusionCBVLib.charts import curve_chart
+from PerfusionCBVLib.concentration import Status
 from PerfusionCBVLib.findings import Finding
 from PerfusionCBVLib.pictures import (
-    OPACITY,
-    overlay_mosaic,
+    SliceView,
+    comparison_picture,
+    difference_window,
+    k2_picture,
+    rcbv_picture,
     rcbv_window,
-    region_mosaic,
+    reference_picture,
+    slice_view,
     symmetric_window,
-    unit_label,
+    unit_text,
+    write_pictures,
 )
-from PerfusionCBVLib.report_style import STYLE
 from PerfusionCBVLib.result import MapResult
-from PerfusionCBVLib.views import SliceView, slice_view
 
-DISCLAIMER = "Research use only. Not for diagnosis or treatment decisions."
+__all__ = ["report_html", "summary_rows", "write_pictures", "write_report"]
 
+FINDINGS_ON_TOP = 5
 _SEVERITIES = ("error", "warning", "info")
 
-_METHODS = {
-    "unet-gru": "UNet-GRU network",
-    "convlstm2d": "ConvLSTM2D network",
-    "conv3d": "Conv3D network",
-    "bsw": "leakage-corrected (Boxerman–Schmainda–Weisskoff)",
-    "bidirectional": "bidirectional leakage correction (Leu)",
-    "integral": "area under ΔR2*, no leakage correction",
-    "captk": "CaPTk ap-rCBV, no leakage correction",
+_ACQUISITION_ROWS = {
+    "echo_time_s": ("Echo time TE", "s"),
+    "repetition_time_s": ("Repetition time TR", "s"),
+    "flip_angle_deg": ("Flip angle", "degrees"),
+    "field_strength_t": ("Field strength", "T"),
+    "manufacturer": ("Manufacturer", ""),
+    "contrast_agent": ("Contrast agent", ""),
+    "contrast_dose_ml": ("Contrast dose", "ml"),
+}
+_STATUS_TEXT = {
+    Status.NO_SIGNAL: "Brain voxels without a value: no baseline signal",
+    Status.INVALID_SAMPLES: "Brain voxels without a value: invalid samples",
+    Status.SATURATED: "Brain voxels at the noise floor (read as at least)",
+    Status.FIT_FAILED: "Brain voxels without a value: no finite result",
 }
 
-# What an acquisition value is called and how it is shown: factor and unit.
-_ACQUISITION = {
-    "echo_time_s": ("Echo time", 1000.0, "ms"),
-    "repetition_time_s": ("Repetition time", 1000.0, "ms"),
-    "flip_angle_deg": ("Flip angle", 1.0, "°"),
-    "field_strength_t": ("Field strength", 1.0, "T"),
-    "manufacturer": ("Manufacturer", 1.0, ""),
-    "contrast_agent": ("Contrast agent", 1.0, ""),
-    "contrast_dose_ml": ("Contrast dose", 1.0, "ml"),
-}
+_STYLE = """
+:root{color-scheme:light}*{box-sizing:border-box}
+body{margin:0;background:#fff;color:#1c1c1c;font:15px/1.45 system-ui,"Segoe UI","Helvetica Neue",Arial,sans-serif}
+main{max-width:1120px;margin:0 auto;padding:0 24px 40px}
+.notice{position:sticky;top:0;z-index:1;margin:0;padding:5px 24px;background:#7a1f1f;color:#fff;text-align:center;
+font-weight:600}
+h1{font-size:26px;line-height:1.2;margin:20px 0 2px;overflow-wrap:anywhere}h2{font-size:18px;margin:30px 0 8px;
+border-bottom:1px solid #ccc;padding-bottom:3px}
+.method{margin:0 0 14px;color:#444}
+.first{list-style:none;margin:0;padding:0}.first li{margin:0 0 6px;padding:6px 10px;border-left:5px solid #9a9a9a;
+background:#f5f5f5}.first li.error{border-color:#b3261e;background:#fbeae9}.first li.warning{border-color:#c77700;
+background:#fdf3e0}.first li.agreement{border-color:#1b5e9b;background:#eaf2fa}
+.advice{display:block;color:#333}.value{white-space:nowrap;font-weight:600}
+figure{margin:10px 0 18px;break-inside:avoid}figure img{display:block;max-width:100%;height:auto;background:#000}
+figcaption{font-size:13px;color:#444;margin-top:4px}
+table{border-collapse:collapse;width:100%;font-size:14px}th,td{text-align:left;vertical-align:top;padding:4px 10px 4px 0;
+border-bottom:1px solid #e2e2e2;overflow-wrap:anywhere}th{font-weight:600}td.number{font-variant-numeric:tabular-nums}
+.chart{width:100%;height:auto;font:13px system-ui,Arial,sans-serif}
+@media print{main{max-width:none;padding:0}.notice{position:fixed;top:auto;bottom:0;left:0;right:0;color:#7a1f1f;
+background:#fff;border-top:1px solid #7a1f1f}main{padding-bottom:40px}*{print-color-adjust:exact;
+-webkit-print-color-adjust:exact}tr{break-inside:avoid}}
+"""
 
-# Provenance that has a place of its own in the report.
-_SHOWN_ELSEWHERE = ("findings", "acquisition", "agreement")
 
-
-def write_report(result: MapResult, path: Path | str) -> None:
-    """Write the report of a result as one HTML file that needs no network and no script.
-
-    The file appears whole or not at all.
+def write_report(result: MapResult, path: Path | str) -> Path:
+    """Write one self-contained HTML page about a result; return its path.
 
     Parameters
     ----------
     result : MapResult
-        Only ``rcbv`` is needed of its maps. Of its provenance, ``method``, ``version``, ``agreement`` (a mapping with
-        ``text``), ``reference`` (``mean_before_normalisation``) and ``summary`` (``leaking_fraction``) have their own
-        places where they are known; everything else is listed.
-    path : path
+        ``maps["rcbv"]`` is needed; ``rcbv_classical``, ``k2``, the reference region and the curves are shown where they
+        exist. Of `provenance`, ``method`` (or ``settings.method``), ``reference`` and ``agreement`` have their own place,
+        everything else stands in the settings table.
+    path : Path or str
+        Usually ``report.html``, in an existing folder. An existing file is replaced, whole or not at all.
     """
     path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(render_report(result), encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(report_html(result), encoding="utf-8")
+    return partial.replace(path)
 
 
-def render_report(result: MapResult) -> str:
-    """Return the report as HTML text."""
+def report_html(result: MapResult) -> str:
+    """Return the page that `write_report` writes."""
     view = slice_view(result.series.affine, result.mask)
     name = escape(result.series.name)
-    sections = [
-        _headline(result),
-        _what_matters(result),
-        _main_map(result, view),
-        _comparison(result, view),
-        _reference_and_leakage(result, view),
-        _uniform_map(result, view),
-        _curves(result),
-        _section("Numbers", _table(("Quantity", "Value", "Unit"), _summary_rows(result))),
-        _section("Acquisition", _table(("What", "Value", "Unit", "From"), _acquisition_rows(result))),
-        _section("All findings", _all_findings(result.findings)),
-        _section("How it was made", _table(("What", "Value"), _provenance_rows(result.provenance))),
-    ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>rCBV report: {name}</title><style>{STYLE}</style></head><body>"
-        f'<p class="disclaimer" role="note">{DISCLAIMER}</p><main>{"".join(sections)}</main></body></html>\n'
-    )
-
-
-def _headline(result: MapResult) -> str:
-    details = [_method(result)]
-    if result.series.source and result.series.source != result.series.name:
-        details.append(f"from {result.series.source}")
-    if version := result.provenance.get("version"):
-        details.append(f"PerfusionCBV {version}")
-    return (
-        f'<header><p class="kicker">Relative cerebral blood volume (rCBV)</p><h1>{escape(result.series.name)}</h1>'
-        f"<p>{escape(' · '.join(details))}</p></header>"
-    )
-
-
-def _what_matters(result: MapResult) -> str:
-    parts = []
-    agreement = result.provenance.get("agreement")
-    if agreement:
-        text = agreement.get("text") if isinstance(agreement, Mapping) else agreement
-        if text:
-            parts.append(f'<p class="agreement"><strong>Network and classical map:</strong> {escape(str(text))}</p>')
-    serious = [finding for finding in _worst_first(result.findings) if finding.severity != "info"]
-    parts += [_finding_box(finding) for finding in serious]
-    if not serious:
-        count = len(result.findings)
-        notes = f" {count} {'note is' if count == 1 else 'notes are'} listed below." if count else ""
-        parts.append(f'<p class="good">No warnings about this series.{notes}</p>')
-    return f'<section class="matters" aria-label="What matters">{"".join(parts)}</section>'
-
-
-def _finding_box(finding: Finding) -> str:
-    value = _value_with_unit(finding)
-    return (
-        f'<div class="finding {finding.severity}"><p><strong>{finding.severity.capitalize()}:</strong> '
-        f"{escape(finding.message)}"
-        + (f' <span class="measured">Measured: {escape(value)}.</span>' if value else "")
-        + "</p>"
-        + (f"<p>{escape(finding.advice)}</p>" if finding.advice else "")
-        + "</div>"
-    )
-
-
-def _main_map(result: MapResult, view: SliceView) -> str:
-    picture = _rcbv_figure(result, view, "rcbv", "perfusion", "", slices=12, columns=4, tile_width=216)
-    low, high = rcbv_window(result)
-    sides = {"R": "patient's right is on the left", "A": "anterior is on the left"}[view.side_labels[0]]
-    note = (
-        f"Window {tick_label(low)} to {tick_label(high)}; values outside it take the end colours. Colour covers the "
-        f"baseline image at {OPACITY:.0%}; voxels without a value show the baseline alone. Interpolated between "
-        f"voxels for display. Radiological display: {sides}. Small numbers are slice numbers of the input."
-    )
-    return _section("rCBV map", picture + f'<p class="note">{escape(note)}</p>')
-
-
-def _uniform_map(result: MapResult, view: SliceView) -> str:
-    picture = _rcbv_figure(result, view, "rcbv", "uniform", "", slices=12, columns=6, tile_width=140)
-    note = "The same map and window in colours of evenly rising lightness, which neither hide nor invent edges."
-    return _section("rCBV map, perceptually uniform colours", picture + f'<p class="note">{note}</p>')
-
-
-def _comparison(result: MapResult, view: SliceView) -> str:
-    if "rcbv_classical" not in result.maps:
-        return ""
-    difference = result.maps["rcbv"].values - result.maps["rcbv_classical"].values
-    limits = symmetric_window(difference, result.mask)
-    figures = [
-        _rcbv_figure(result, view, "rcbv", "perfusion", "Network", slices=6, columns=2, tile_width=150),
-        _rcbv_figure(result, view, "rcbv_classical", "perfusion", "Classical", slices=6, columns=2, tile_width=150),
-        _map_figure(
-            result, view, difference, "diverging", limits, f"Difference ({unit_label(result.maps['rcbv'])})",
-            "Network − classical", slices=6, columns=2, tile_width=150, opacity=1.0,
-        ),
-    ]  # fmt: skip
-    classical = escape(result.maps["rcbv_classical"].description)
-    note = f'<p class="note">Same slices, same window. Classical map: {classical}</p>' if classical else ""
-    return _section("Network beside classical map", f'<div class="three">{"".join(figures)}</div>{note}')
-
-
-def _reference_and_leakage(result: MapResult, view: SliceView) -> str:
-    figures = []
-    if result.reference is not None and result.reference.any():
-        picture = region_mosaic(
-            result.reference,
-            result.baseline,
-            view,
-            slices=view.choose(6, result.reference),
-            columns=3,
-            mask=result.mask,
-            tile_width=170,
-        )
-        caption = f"Reference region on the baseline image (outlined): {_reference_size(result)}. Its mean rCBV is 1."
-        figures.append(_figure(picture, "Baseline image with the reference region", "Reference region", caption))
-    k2 = result.maps.get("k2")
-    if k2 is not None:
-        figures.append(
-            _map_figure(
-                result, view, k2.values, "diverging", symmetric_window(k2.values, result.mask),
-                f"K2 ({unit_label(k2)})", "Leakage, K2", slices=6, columns=3, tile_width=170, opacity=1.0,
-            )
-        )  # fmt: skip
-    if result.reference is None or not result.reference.any():
-        figures.insert(0, '<p class="note">No reference region: the map is not normalised.</p>')
-    title = "Reference region and leakage" if k2 is not None else "Reference region"
-    return _section(title, f'<div class="two">{"".join(figures)}</div>')
-
-
-def _curves(result: MapResult) -> str:
-    if not result.curves_per_s:
-        body = '<p class="note">No curves: without an echo time the signal can\'t be expressed as ΔR2* in 1/s.</p>'
-    else:
-        chart = curves_svg(result.series.times_s, result.curves_per_s, result.timing)
-        body = f'<div class="scroll">{chart}</div>'
-    return _section("Mean curves", body)
-
-
-def _rcbv_figure(result: MapResult, view: SliceView, name: str, table: TableName, title: str, **layout: int) -> str:
-    parameter_map = result.maps[name]
-    label = f"rCBV ({unit_label(parameter_map)})"
-    return _map_figure(
-        result, view, parameter_map.values, table, rcbv_window(result), label, title, opacity=OPACITY, **layout
-    )
-
-
-def _map_figure(
-    result: MapResult,
-    view: SliceView,
-    values: np.ndarray,
-    table_name: TableName,
-    window: tuple[float, float],
-    bar_label: str,
-    title: str,
-    *,
-    slices: int,
-    columns: int,
-    tile_width: int,
-    opacity: float,
-) -> str:
-    table = colour_table(table_name)
-    picture = overlay_mosaic(
-        values,
-        result.baseline,
-        view,
-        slices=view.choose(slices),
-        columns=columns,
-        table=table,
-        window=window,
-        mask=result.mask,
-        tile_width=tile_width,
-        opacity=opacity,
-    )
-    return _figure(picture, f"{title or 'Map'}: {bar_label}", title, "", colour_bar_svg(table, *window, bar_label))
-
-
-def _figure(picture: Image.Image, alternative: str, title: str, caption: str, bar: str = "") -> str:
-    heading = f"<h3>{escape(title)}</h3>" if title else ""
-    footer = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    image = f'<img src="{png_data_uri(picture)}" alt="{escape(alternative)}">'
-    return f"<figure>{heading}{image}{bar}{footer}</figure>"
-
-
-def _summary_rows(result: MapResult) -> Iterator[tuple[str, str, str]]:
     rcbv = result.maps["rcbv"]
-    inside = rcbv.values[result.mask]
-    defined = inside[np.isfinite(inside)]
-    voxel_ml = float(np.prod(result.series.voxel_size_mm)) / 1000.0
-    unit = unit_label(rcbv)
-    yield "Brain", f"{_number(inside.size * voxel_ml)} ({inside.size:,} voxels)", "ml"
-    if defined.size:
-        quarter, median, three_quarters = np.percentile(defined, [25, 50, 75])
-        yield "rCBV in the brain, median", _number(median), unit
-        yield "rCBV in the brain, interquartile range", f"{_number(quarter)} to {_number(three_quarters)}", unit
-    if inside.size:
-        yield "Brain voxels without a value", _number(100.0 * (1.0 - defined.size / inside.size)), "%"
-    if result.reference is not None and result.reference.any():
-        yield "Reference region", _reference_size(result), ""
-    provenance = result.provenance
-    mean = _lookup(provenance, "reference", "mean_before_normalisation")
-    if mean is not None:
-        yield "Blood volume in the reference before normalisation, mean", _text(mean), "1 (ΔR2* · s)"
-    leaking = _lookup(provenance, "summary", "leaking_fraction")
-    if leaking is not None:
-        yield "Leaking share of the brain", _number(100.0 * float(leaking)), "%"
-    timing = result.timing
-    baseline_frames = timing.baseline.stop - timing.baseline.start
-    yield "Baseline", f"{baseline_frames} frames ({timing.baseline.start} to {timing.baseline.stop - 1})", ""
-    yield "Bolus arrival, peak, end of first pass", ", ".join(
-        _number(time_s) for time_s in (timing.arrival_s, timing.peak_s, timing.end_s)
-    ), "s"  # fmt: skip
-    yield "Bolus depth (signal lost at the peak)", _number(100.0 * timing.depth), "%"
-    yield "Bolus width at half height", _number(timing.width_s), "s"
-
-
-def _acquisition_rows(result: MapResult) -> Iterator[tuple[str, str, str, str]]:
-    for name, entry in result.series.acquisition.as_dict().items():
-        label, factor, unit = _ACQUISITION.get(name, (name.replace("_", " "), 1.0, ""))
-        value = entry["value"]
-        if value is None:
-            yield label, "unknown", "", "not in the input"
-        else:
-            shown = value if isinstance(value, str) else _number(factor * value)
-            yield label, shown, unit, entry["source"] or "not recorded"
-    series = result.series
-    times_s = series.times_s
-    yield "Frame interval", _number(series.frame_interval_s), "s", "frame times"
-    yield "Frames", str(series.frames), "", f"over {_number(times_s[-1] - times_s[0])} s"
-    yield "Matrix", " × ".join(str(size) for size in series.signal.shape[:3]), "voxels", "image"
-    yield "Voxel size", " × ".join(_number(size) for size in series.voxel_size_mm), "mm", "image geometry"
-
-
-def _provenance_rows(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
-    rows = [
-        (label.replace("_", " "), _text(value))
-        for label, value in _flatten(provenance)
-        if label.split(" › ")[0] not in _SHOWN_ELSEWHERE
+    sections = [
+        f"<h1>rCBV of {name}</h1>",
+        f'<p class="method">Method: <strong>{escape(_method(result))}</strong>. {escape(rcbv.description)}</p>',
+        _first_lines(result),
+        _maps_section(result, view),
+        _comparison_section(result, view),
+        _reference_section(result),
+        _leakage_section(result),
+        _curves_section(result),
+        "<h2>Summary</h2>" + _table(("Quantity", "Value", "Unit"), summary_rows(result)),
+        "<h2>Acquisition</h2>" + _table(("Quantity", "Value", "Unit", "Source"), _acquisition_rows(result)),
+        "<h2>Settings and provenance</h2>" + _table(("Key", "Value"), _provenance_rows(result.provenance)),
+        _findings_section(result.findings),
     ]
-    return rows or [("provenance", "not recorded")]
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>rCBV of {name}</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{_STYLE}</style></head>\n<body>"
+        '<p class="notice">Research use only. Not for diagnosis or treatment.</p>\n<main>\n'
+        + "\n".join(section for section in sections if section)
+        + "\n</main></body></html>\n"
+    )
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        label = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            yield from _flatten(value, f"{label} › ")
-        else:
-            yield label, value
-
-
-def _all_findings(findings: Iterable[Finding]) -> str:
+def summary_rows(result: MapResult) -> list[tuple[str, str, str]]:
+    """Return the numbers that describe a result: (quantity, value, unit), as text."""
+    series, timing, mask = result.series, result.timing, result.mask
+    rcbv = result.maps["rcbv"]
+    unit = unit_text(rcbv.unit)
+    inside = rcbv.values[mask]
+    finite = inside[np.isfinite(inside)]
     rows = [
-        (f.severity, f.message, _value_with_unit(f), f.advice, f.code)
-        for f in _worst_first(findings)
-    ]  # fmt: skip
-    if not rows:
-        return '<p class="note">No findings.</p>'
-    return _table(("Severity", "Finding", "Value", "Advice", "Code"), rows)
+        ("Bolus arrival", f"{timing.arrival_s:.1f}", "s"),
+        ("Bolus peak", f"{timing.peak_s:.1f}", "s"),
+        ("End of first pass", f"{timing.end_s:.1f}", "s"),
+        ("Signal lost at the peak (mean of brain)", f"{100 * timing.depth:.1f}", "%"),
+        ("Width of the first pass at half its height", f"{timing.width_s:.1f}", "s"),
+        ("Baseline frames", str(timing.arrival - timing.first_steady), "frames"),
+        ("Brain mask", f"{mask.sum() * float(np.prod(series.voxel_size_mm)) / 1000:.0f}", "ml"),
+        ("Brain voxels with a value", _share(finite.size, inside.size), "%"),
+    ]
+    brain_status = result.status[mask]
+    for status, label in _STATUS_TEXT.items():
+        count = int(np.count_nonzero(brain_status == status))
+        if count:
+            rows.append((label, _share(count, inside.size), "%"))
+    if finite.size:
+        low, median, high = np.percentile(finite, (5, 50, 95))
+        rows.append(("rCBV in brain, median (5th to 95th percentile)", f"{median:.2f} ({low:.2f} to {high:.2f})", unit))
+    if result.reference is not None:
+        rows.append(("rCBV in the reference region, mean", _number(_mean(rcbv.values[result.reference])), unit))
+    if "rcbv_classical" in result.maps:
+        rows += _agreement_rows(inside, result.maps["rcbv_classical"].values[mask], unit)
+    if "k2" in result.maps:
+        k2 = result.maps["k2"].values[mask]
+        k2 = k2[np.isfinite(k2)]
+        if k2.size:
+            rows.append(("K2 in brain, median", f"{np.median(k2):.3g}", unit_text(result.maps["k2"].unit)))
+    return rows
 
 
-def _worst_first(findings: Iterable[Finding]) -> list[Finding]:
-    return sorted(findings, key=lambda finding: _SEVERITIES.index(finding.severity))
-
-
-def _value_with_unit(finding: Finding) -> str:
-    if finding.value is None:
-        return ""
-    return f"{_text(finding.value)} {finding.unit}".strip()
+def _agreement_rows(network: np.ndarray, classical: np.ndarray, unit: str) -> list[tuple[str, str, str]]:
+    both = np.isfinite(network) & np.isfinite(classical)
+    if np.count_nonzero(both) < 2:
+        return []
+    x, y = network[both].astype(float), classical[both].astype(float)
+    difference = x - y
+    rows = [
+        ("Network − classical in brain, mean", f"{difference.mean():.3f}", unit),
+        ("Network − classical in brain, standard deviation", f"{difference.std(ddof=1):.3f}", unit),
+    ]
+    # Lin 1989, Biometrics 45:255: agreement with the line of identity, not only correlation.
+    spread = x.var() + y.var() + (x.mean() - y.mean()) ** 2
+    if spread > 0:
+        ccc = 2 * np.mean((x - x.mean()) * (y - y.mean())) / spread
+        rows.append(("Concordance (CCC) of network and classical in brain", f"{ccc:.3f}", ""))
+    return rows
 
 
 def _method(result: MapResult) -> str:
-    method = result.provenance.get("method") or _lookup(result.provenance, "settings", "method")
-    if method is None:
-        return "method not recorded"
-    return f"{_METHODS[method]} ({method})" if method in _METHODS else str(method)
+    settings = result.provenance.get("settings")
+    nested = settings.get("method") if isinstance(settings, Mapping) else None
+    return str(result.provenance.get("method") or nested or "not stated")
 
 
-def _reference_size(result: MapResult) -> str:
-    assert result.reference is not None
+def _first_lines(result: MapResult) -> str:
+    worst = [finding for finding in _sorted(result.findings) if finding.severity != "info"]
+    items = [
+        f'<li class="{finding.severity}"><strong>{finding.severity.capitalize()}:</strong> {escape(finding.message)}'
+        f"{_value_html(finding)}"
+        + (f'<span class="advice">What to do: {escape(finding.advice)}</span>' if finding.advice else "")
+        + "</li>"
+        for finding in worst[:FINDINGS_ON_TOP]
+    ]
+    if len(worst) > FINDINGS_ON_TOP:
+        items.append(f"<li>{len(worst) - FINDINGS_ON_TOP} more in the table of findings at the end.</li>")
+    if not worst:
+        items.append("<li>The checks found nothing to warn about.</li>")
+    agreement = result.provenance.get("agreement")
+    if isinstance(agreement, Mapping) and agreement.get("text"):
+        items.append(
+            f'<li class="agreement"><strong>Network and classical map:</strong> {escape(str(agreement["text"]))}</li>'
+        )
+    return f'<ul class="first">{"".join(items)}</ul>'
+
+
+def _value_html(finding: Finding) -> str:
+    if finding.value is None:
+        return ""
+    return f' <span class="value">[{escape(f"{_text(finding.value)} {finding.unit}".strip())}]</span>'
+
+
+def _maps_section(result: MapResult, view: SliceView) -> str:
+    low, high = rcbv_window(result)
+    total = result.mask.shape[int(np.flatnonzero(view.orientation[:, 0] == view.axis)[0])]
+    where = (
+        "Radiological convention: the patient's left is on the right of the picture."
+        if view.edges == ("R", "L")
+        else "Sagittal slices: front (A) on the left of the picture."
+    )
+    caption = (
+        f"rCBV over the baseline image, {len(view.slices)} of {total} slices. {where} Window {low:g} to {high:.2f} "
+        f"({unit_text(result.maps['rcbv'].unit)}); higher values have the last colour. Voxels without a value show the "
+        "baseline image."
+    )
+    return (
+        "<h2>Blood volume map</h2>"
+        + _figure(rcbv_picture(result, "perfusion", view), caption, "rCBV map, perfusion colours")
+        + _figure(
+            rcbv_picture(result, "uniform", view),
+            "The same slices and window in perceptually uniform colours: equal steps in rCBV look equal.",
+            "rCBV map, uniform colours",
+        )
+    )
+
+
+def _comparison_section(result: MapResult, view: SliceView) -> str:
+    if "rcbv_classical" not in result.maps:
+        return ""
+    low, high = rcbv_window(result)
+    half = difference_window(result)[1]
+    caption = (
+        f"The same slices: network and classical map with one window, {low:g} to {high:.2f}, and their difference, "
+        f"−{half:.2f} to {half:.2f} (red: the network gives more). {result.maps['rcbv_classical'].description}"
+    )
+    return "<h2>Network and classical map</h2>" + _figure(comparison_picture(result, view), caption, "Comparison")
+
+
+def _reference_section(result: MapResult) -> str:
+    facts = result.provenance.get("reference")
+    facts = facts if isinstance(facts, Mapping) else {}
+    if result.reference is None or not result.reference.any():
+        return "<h2>Reference region</h2><p>None: the map is not relative to a region.</p>"
     voxels = int(result.reference.sum())
-    millilitres = voxels * float(np.prod(result.series.voxel_size_mm)) / 1000.0
-    return f"{voxels:,} voxels, {_number(millilitres)} ml, {_side(result)}"
+    volume_ml = voxels * float(np.prod(result.series.voxel_size_mm)) / 1000
+    caption = f"Reference region (rCBV 1), outlined on the baseline image: {volume_ml:.1f} ml, {voxels} voxels"
+    if facts.get("side"):
+        caption += f", the patient's side: {facts['side']}"
+    caption += "."
+    notes = facts.get("notes") or ()
+    for note in [notes] if isinstance(notes, str) else notes:
+        caption += f" {note}"
+    return "<h2>Reference region</h2>" + _figure(reference_picture(result), caption, "Reference region")
 
 
-def _side(result: MapResult) -> str:
-    """Return on which side of the brain's centre the reference region lies."""
-    assert result.reference is not None
-    to_right = result.series.affine[0, :3]
-    region = np.argwhere(result.reference) @ to_right
-    brain = np.argwhere(result.mask) @ to_right
-    if brain.size == 0:
-        return "side unknown"
-    share_right = float(np.mean(region > 0.5 * (brain.min() + brain.max())))
-    if share_right > 0.9:
-        return "patient's right side"
-    return "patient's left side" if share_right < 0.1 else "both sides"
+def _leakage_section(result: MapResult) -> str:
+    if "k2" not in result.maps:
+        return ""
+    k2 = result.maps["k2"]
+    half = symmetric_window(k2.values[result.mask])[1]
+    caption = f"{k2.description} Window −{half:.3g} to {half:.3g} {unit_text(k2.unit)}."
+    return "<h2>Leakage</h2>" + _figure(k2_picture(result), caption, "Leakage map K2")
 
 
-def _lookup(tree: Mapping[str, Any], *keys: str) -> Any:
-    """Return the nested value, or None where any key is missing."""
-    value: Any = tree
-    for key in keys:
-        if not isinstance(value, Mapping):
-            return None
-        value = value.get(key)
-    return value
+def _curves_section(result: MapResult) -> str:
+    title = "<h2>Curves</h2>"
+    if not result.curves_per_s:
+        return title + "<p>No curves in 1/s: the echo time is unknown.</p>"
+    times_s, first = result.series.times_s, result.timing.first_steady
+    curves = {name: np.asarray(curve)[first:] for name, curve in result.curves_per_s.items()}
+    baseline, first_pass = times_s[result.timing.baseline], times_s[result.timing.first_pass]
+    windows = [
+        (label, float(frames[0]), float(frames[-1]))
+        for label, frames in (("baseline", baseline), ("first pass", first_pass))
+        if frames.size
+    ]
+    caption = "Mean change of R2*, before leakage correction, with the baseline and the first pass shaded."
+    if first:
+        caption += f" The first {first} frames, not in steady state, are left out."
+    chart = curve_chart(times_s[first:], curves, windows=windows)
+    return f"{title}<figure>{chart}<figcaption>{caption}</figcaption></figure>"
+
+
+def _acquisition_rows(result: MapResult) -> list[tuple[str, str, str, str]]:
+    series = result.series
+    rows = []
+    for key, entry in series.acquisition.as_dict().items():
+        label, unit = _ACQUISITION_ROWS.get(key, (key.replace("_", " "), ""))
+        known = entry["value"] is not None
+        rows.append(
+            (label, _text(entry["value"]) if known else "unknown", unit if known else "", entry["source"] or "")
+        )
+    shape, size = series.signal.shape, series.voxel_size_mm
+    rows += [
+        ("Frames", str(series.frames), "", series.source),
+        ("Frame interval (median)", f"{series.frame_interval_s:.4g}", "s", series.source),
+        ("Matrix", " × ".join(str(n) for n in shape[:3]), "voxels", series.source),
+        ("Voxel size", " × ".join(f"{mm:.4g}" for mm in size), "mm", series.source),
+    ]
+    return rows
+
+
+def _provenance_rows(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
+    shown_elsewhere = {"findings", "acquisition", "agreement"}
+    return list(_flat({key: value for key, value in provenance.items() if key not in shown_elsewhere}))
+
+
+def _flat(entries: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    for key, value in entries.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", _text(value)
+
+
+def _findings_section(findings: Sequence[Finding]) -> str:
+    if not findings:
+        return "<h2>Findings</h2><p>None.</p>"
+    rows = [
+        (
+            finding.severity,
+            finding.code,
+            finding.message,
+            f"{_text(finding.value)} {finding.unit}".strip() if finding.value is not None else "",
+            finding.advice,
+        )
+        for finding in _sorted(findings)
+    ]
+    return "<h2>Findings</h2>" + _table(("Severity", "Code", "Finding", "Value", "What to do"), rows)
+
+
+def _sorted(findings: Sequence[Finding]) -> list[Finding]:
+    return sorted(findings, key=lambda finding: _SEVERITIES.index(finding.severity))
+
+
+def _figure(picture: Image.Image, caption: str, alternative: str) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", compress_level=4)
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return (
+        f'<figure><img alt="{escape(alternative)}" width="{picture.width}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        return "<p>None.</p>"
+    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    body = "".join(
+        "<tr>" + "".join(f'<td class="number">{escape(str(cell))}</td>' for cell in row) + "</tr>" for row in rows
+    )
+    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _text(value: Any) -> str:
     if value is None:
-        return "none"
-    if isinstance(value, bool):
+        return "–"
+    if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
-    if isinstance(value, int | float | np.number):
-        return _number(value)
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        shown = ", ".join(_text(item) for item in value[:12])
-        return f"{shown}, … ({len(value)} in all)" if len(value) > 12 else shown or "none"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {_text(item)}" for key, item in value.items()) or "none"
+    if isinstance(value, float | np.floating):
+        return f"{float(value):.5g}"
+    if isinstance(value, list | tuple | np.ndarray):
+        return ", ".join(_text(item) for item in value) or "–"
     return str(value)
 
 
 def _number(value: float) -> str:
-    """Return three significant digits without exponent where that is readable."""
-    if isinstance(value, int | np.integer):
-        return str(value)
-    value = float(value)
-    if not np.isfinite(value):
-        return "not a number" if np.isnan(value) else f"{value}"
-    if value != 0 and not 1e-4 <= abs(value) < 1e6:
-        return f"{value:.2e}".replace("-", "−")
-    decimals = max(0, 2 - int(np.floor(np.log10(abs(value))))) if value else 0
-    return f"{value:.{decimals}f}".replace("-", "−")
+    return f"{value:.3f}" if np.isfinite(value) else "no value"
 
 
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{body}</section>"
+def _mean(values: np.ndarray) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else float("nan")
 
 
-def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
-    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f}" if whole else "0"

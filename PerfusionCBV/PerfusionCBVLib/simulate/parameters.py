@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -210,6 +210,42 @@ def draw_subject(rng: np.random.Generator, *, scan: Mapping[str, Any] | None = N
         scan=scan_drawn,
         disturbance=_draw_disturbance(rng, scan_drawn.frames),
     )
+
+
+def demo_parameters() -> SubjectParameters:
+    """Return the demonstration patient: a right-sided enhancing glioma, a clinical protocol at 3 T, little noise."""
+    drawn = draw_subject(
+        np.random.default_rng(2026),
+        scan={
+            "matrix": (96, 96, 16),
+            "voxel_size_mm": (2.3, 2.3, 5.0),
+            "frames": 60,
+            "repetition_time_s": 1.5,
+            "echo_time_s": 0.03,
+            "flip_angle_deg": 60.0,
+            "field_strength_t": 3.0,
+            "dummy_scans": 1,
+        },
+    )
+    tumour = Tumour(
+        centre_mm=(30.0, -8.0, 24.0),
+        radius_mm=17.0,
+        necrosis_fraction=0.5,
+        infiltration_mm=4.0,
+        oedema_mm=12.0,
+        roughness=0.25,
+        cbv_enhancing_ml_per_100g=4.0 * drawn.white.cbv_ml_per_100g,
+        cbv_infiltration_ml_per_100g=1.8 * drawn.white.cbv_ml_per_100g,
+        cbv_necrosis_ml_per_100g=0.3,
+        mtt_s=6.0,
+        texture_sd=0.2,
+        ktrans_per_min=0.12,
+        ve=0.3,
+    )
+    head = replace(drawn.head, mirror=False, rotation_deg=(2.0, 0.0, 3.0), translation_mm=(0.0, 0.0, 0.0))
+    bolus = replace(drawn.bolus, arrival_s=24.0, preload_mm=0.6, peak_mm=5.0)
+    disturbance = replace(drawn.disturbance, snr=60.0, glitches=(), motion=(), drift_per_min=0.0, dropout=0.5)
+    return replace(drawn, head=head, tumours=(tumour,), bolus=bolus, disturbance=disturbance)
 
 
 def _draw_scan(rng: np.random.Generator, field_t: float, preload: bool, fixed: dict[str, Any]) -> Scan:

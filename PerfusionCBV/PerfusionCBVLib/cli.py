@@ -1,0 +1,259 @@
+"""The command line: demo, map, check, simulate, train, evaluate, models."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from tqdm import tqdm
+
+from PerfusionCBVLib import __version__, check, compute_maps, load_series, write_result
+from PerfusionCBVLib.errors import Cancelled, PerfusionError, UnreadableInputError
+from PerfusionCBVLib.masking import validate_mask
+from PerfusionCBVLib.progress import Progress, silent
+from PerfusionCBVLib.result import MapResult
+from PerfusionCBVLib.series import DynamicSeries
+from PerfusionCBVLib.settings import METHODS, Settings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code (0 done, 2 usage, 3 input refused, 4 cancelled, 1 a fault of ours)."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except PerfusionError as error:
+        print(f"perfusion-cbv: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("perfusion-cbv: cancelled; nothing was written", file=sys.stderr)
+        return Cancelled.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="perfusion-cbv",
+        description="Relative cerebral blood volume from DSC-MRI. Research use only.",
+    )
+    parser.add_argument("--version", action="version", version=f"perfusion-cbv {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="simulate a patient and make maps and a report; needs no input")
+    demo.add_argument("--output", type=Path, default=Path("perfusion-cbv-demo"), metavar="DIR")
+    demo.set_defaults(run=_demo)
+
+    map_ = commands.add_parser("map", help="make maps of one series")
+    _add_input(map_)
+    map_.add_argument("--output", type=Path, required=True, metavar="DIR")
+    map_.add_argument("--method", choices=METHODS, default=Settings.method, help="default: %(default)s")
+    map_.add_argument("--mask", type=Path, metavar="FILE", help="brain mask on the series' grid (NIfTI)")
+    map_.add_argument("--reference", type=Path, metavar="FILE", help="region whose mean rCBV becomes 1 (NIfTI)")
+    map_.add_argument("--normalize", choices=("nawm", "brain", "none"), default=Settings.normalize)
+    map_.add_argument("--motion-correction", action="store_true", help="align every frame to the baseline first")
+    map_.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default=Settings.device)
+    map_.add_argument("--json", action="store_true", help="print a summary as JSON")
+    map_.set_defaults(run=_map)
+
+    check_ = commands.add_parser("check", help="say what is noteworthy about a series; make no map")
+    _add_input(check_)
+    check_.add_argument("--json", action="store_true", help="print the findings as JSON")
+    check_.set_defaults(run=_check)
+
+    simulate = commands.add_parser("simulate", help="write a simulated series with its truth")
+    simulate.add_argument("--output", type=Path, required=True, metavar="DIR")
+    simulate.add_argument("--seed", type=int, default=1)
+    simulate.add_argument("--parameters", type=Path, metavar="FILE", help="parameters.json of an earlier simulation")
+    simulate.add_argument("--frames", type=int)
+    simulate.add_argument("--repetition-time", type=float, metavar="SECONDS")
+    simulate.add_argument("--echo-time", type=float, metavar="SECONDS")
+    simulate.add_argument("--flip-angle", type=float, metavar="DEGREES")
+    simulate.add_argument("--device", default="cpu", help="torch device; default: %(default)s")
+    simulate.add_argument("--dicom", action="store_true", help="write the series as DICOM too")
+    simulate.set_defaults(run=_simulate)
+
+    train = commands.add_parser("train", help="train a network on simulated patients; resumes where it was stopped")
+    train.add_argument("--output", type=Path, required=True, metavar="DIR")
+    train.add_argument("--minutes", type=float, default=60.0)
+    train.add_argument("--workers", type=int, default=1, help="processes that simulate; default: %(default)s")
+    train.add_argument("--seed", type=int, default=1)
+    train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser("evaluate", help="compare methods with a known truth")
+    evaluate.add_argument("--object", type=Path, metavar="DIR", help="folder with dsc.nii.gz and truth_rcbv.nii.gz")
+    evaluate.add_argument("--subjects", type=int, default=8, help="simulated patients, without --object")
+    evaluate.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    evaluate.add_argument("--json", action="store_true", help="print the table as JSON")
+    evaluate.set_defaults(run=_evaluate)
+
+    models = commands.add_parser("models", help="list the embedded networks with their cards")
+    models.add_argument("--json", action="store_true")
+    models.set_defaults(run=_models)
+    return parser
+
+
+def _add_input(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", type=Path, metavar="INPUT", help="DICOM folder or .zip, 4-D NIfTI, Slicer .seq.nrrd")
+    parser.add_argument("--echo-time", type=float, metavar="SECONDS", help="where the input does not carry it")
+    parser.add_argument("--repetition-time", type=float, metavar="SECONDS", help="where the input does not carry it")
+    parser.add_argument("--series-uid", metavar="UID", help="which of several DICOM series")
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from PerfusionCBVLib.simulate import demo_parameters, simulate  # torch only where it is needed
+
+    with _ProgressBar() as progress:
+        progress(0.0, "Simulating a patient")
+        subject = simulate(demo_parameters())
+        result = compute_maps(subject.series, Settings(), progress=progress)
+        written = write_result(result, options.output)
+    _print_summary(result, options.output)
+    print(f"Open {options.output / 'report.html'} in a browser ({len(written)} files written).")
+    return 0
+
+
+def _map(options: argparse.Namespace) -> int:
+    settings = Settings(options.method, options.normalize, options.motion_correction, options.device)
+    with _ProgressBar() as progress:
+        progress(0.0, "Reading")
+        series = _load(options)
+        mask = None if options.mask is None else _read_mask(options.mask, series)
+        reference = None if options.reference is None else _read_mask(options.reference, series)
+        result = compute_maps(series, settings, mask=mask, reference=reference, progress=progress)
+        progress(0.95, "Writing")
+        written = write_result(result, options.output)
+    if options.json:
+        summary = {key: result.provenance.get(key) for key in ("summary", "reference", "bolus", "findings", "agreement")}
+        print(_json({"method": settings.method, "files": [str(path) for path in written], **summary}))
+    else:
+        _print_summary(result, options.output)
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    findings = check(_load(options))
+    if options.json:
+        print(_json([f.as_dict() for f in findings]))
+    else:
+        for finding in findings:
+            print(f"{finding.severity.upper():8} {finding.code}: {finding.message} {finding.advice}".rstrip())
+    errors = [f for f in findings if f.severity == "error"]
+    if errors:
+        print(f"perfusion-cbv: {errors[0].message} {errors[0].advice}".rstrip(), file=sys.stderr)
+        return 3
+    return 0
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    from PerfusionCBVLib.simulate import SubjectParameters, draw_subject, simulate, write_subject
+
+    if options.parameters is not None:
+        parameters = SubjectParameters.from_json(options.parameters.read_text(encoding="utf-8"))
+    else:
+        given = {
+            "frames": options.frames,
+            "repetition_time_s": options.repetition_time,
+            "echo_time_s": options.echo_time,
+            "flip_angle_deg": options.flip_angle,
+        }
+        scan = {k: v for k, v in given.items() if v is not None}
+        parameters = draw_subject(np.random.default_rng(options.seed), scan=scan)
+    paths = write_subject(simulate(parameters, device=options.device), options.output, dicom=options.dicom)
+    print("\n".join(str(path) for path in paths))
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from PerfusionCBVLib.train.loop import TrainingSettings, train_unet_gru
+
+    settings = TrainingSettings(minutes=options.minutes, workers=options.workers, seed=options.seed)
+    card = train_unet_gru(options.output, settings, lambda message: print(message, flush=True))
+    print(f"Weights and card: {card.parent}")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from PerfusionCBVLib.evaluate import evaluate_object, evaluate_simulated, markdown_table
+
+    with _ProgressBar() as progress:
+        if options.object is not None:
+            rows = evaluate_object(options.object, options.methods, progress)
+        else:
+            rows = evaluate_simulated(options.subjects, options.methods, progress)
+    print(_json(rows) if options.json else markdown_table(rows))
+    return 0
+
+
+def _models(options: argparse.Namespace) -> int:
+    from PerfusionCBVLib.networks.cards import known_networks, read_card
+
+    cards = [read_card(name) for name in known_networks()]
+    if options.json:
+        print(_json(cards))
+        return 0
+    for card in cards:
+        scores = ", ".join(f"{k} {v:.3f}" for k, v in card["measured"].get("validation", {}).items())
+        print(f"{card['name']}: {card['parameters']:,} parameters, sha256 {card['sha256'][:12]}…, validation {scores}")
+    return 0
+
+
+def _load(options: argparse.Namespace) -> DynamicSeries:
+    return load_series(
+        options.input,
+        echo_time_s=options.echo_time,
+        repetition_time_s=options.repetition_time,
+        series_uid=options.series_uid,
+    )
+
+
+def _read_mask(path: Path, series: DynamicSeries) -> np.ndarray:
+    try:
+        image = nib.load(path)
+        values = np.asanyarray(image.dataobj)  # type: ignore[attr-defined]
+    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
+        raise UnreadableInputError(f"The mask {path} can't be read ({error}). Give a NIfTI on the series' grid.") from error
+    return validate_mask(values, series, image.affine)  # type: ignore[attr-defined]
+
+
+def _print_summary(result: MapResult, folder: Path) -> None:
+    for finding in result.findings:
+        if finding.severity == "warning":
+            print(f"warning: {finding.message} {finding.advice}".rstrip())
+    summary = result.provenance["summary"]
+    print(
+        f"rCBV in the brain: median {summary['rcbv_median']:.2f} "
+        f"(quartiles {summary['rcbv_quartile_low']:.2f} to {summary['rcbv_quartile_high']:.2f}). Research use only."
+    )
+    print(f"Written to {folder}")
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False, default=_number)
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value)} is not JSON")
+
+
+class _ProgressBar:
+    """A bar on a terminal, nothing elsewhere."""
+
+    def __enter__(self) -> Progress:
+        self.bar = tqdm(total=100, leave=False, bar_format="{desc} {bar} {percentage:3.0f} %") if sys.stderr.isatty() else None
+        return silent if self.bar is None else self._show
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def _show(self, fraction: float, message: str) -> None:
+        assert self.bar is not None
+        self.bar.set_description_str(message)
+        self.bar.n = round(100 * fraction)
+        self.bar.refresh()

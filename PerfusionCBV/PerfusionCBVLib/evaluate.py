@@ -1,0 +1,131 @@
+"""How far maps are from a known truth: error, agreement and tumour bias for every method on the same data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from PerfusionCBVLib.errors import QualityError, UnreadableInputError
+from PerfusionCBVLib.load import load_series
+from PerfusionCBVLib.pipeline import compute_maps
+from PerfusionCBVLib.progress import Progress, silent
+from PerfusionCBVLib.series import DynamicSeries
+from PerfusionCBVLib.settings import Settings
+
+TEST_SEED = 90_000_000
+"""Simulated patients for evaluation start here; training and validation never draw these."""
+
+ENHANCING_IN_OBJECT = 4
+"""Label of enhancing tumour in an object's ``tumour.nii.gz``."""
+
+
+def nrmse(estimate: np.ndarray, truth: np.ndarray) -> float:
+    """Return the RMSE over the RMS of the truth (eq. 1 of Diumin & Alkhimova 2026)."""
+    return float(np.sqrt(np.mean((estimate - truth) ** 2) / np.mean(truth**2)))
+
+
+def concordance(estimate: np.ndarray, truth: np.ndarray) -> float:
+    """Return Lin's concordance correlation coefficient (Lin 1989, Biometrics 45:255)."""
+    covariance = np.mean((estimate - estimate.mean()) * (truth - truth.mean()))
+    return float(2 * covariance / (estimate.var() + truth.var() + (estimate.mean() - truth.mean()) ** 2))
+
+
+def score(rcbv: np.ndarray, truth: np.ndarray, tissue: np.ndarray, enhancing: np.ndarray) -> dict[str, float]:
+    """Return NRMSE, CCC and mean bias in tissue, and the enhancing tumour's bias in per cent of its true mean.
+
+    Parameters
+    ----------
+    rcbv, truth : (x, y, z) arrays
+    tissue : (x, y, z) bool array
+        Brain without large vessels.
+    enhancing : (x, y, z) bool array
+        Enhancing tumour; NaN is returned for its bias where it is empty.
+    """
+    defined = tissue & np.isfinite(rcbv) & np.isfinite(truth)
+    a, b = rcbv[defined].astype(np.float64), truth[defined].astype(np.float64)
+    lesion = enhancing & defined
+    bias = 100 * (float(rcbv[lesion].mean()) / float(truth[lesion].mean()) - 1) if lesion.sum() >= 20 else float("nan")
+    return {
+        "nrmse": nrmse(a, b),
+        "ccc": concordance(a, b),
+        "bias": float(np.mean(a - b)),
+        "enhancing_bias_percent": bias,
+        "mapped_fraction": float(defined.sum() / max(tissue.sum(), 1)),
+    }
+
+
+def evaluate_object(folder: Path, methods: Sequence[str], progress: Progress = silent) -> list[dict[str, Any]]:
+    """Return one row of scores a method for a digital reference object (automatic mask and reference region)."""
+    series = load_series(folder / "dsc.nii.gz")
+    files = ("truth_rcbv", "brain", "vessel", "tumour")
+    try:
+        truth, brain, vessel, tumour = (np.asarray(nib.load(folder / f"{n}.nii.gz").dataobj) for n in files)  # type: ignore[attr-defined]
+    except (FileNotFoundError, nib.filebasedimages.ImageFileError) as error:
+        raise UnreadableInputError(f"{folder} is no reference object ({error}); it needs {', '.join(files)}.") from error
+    tissue = (brain > 0) & (vessel == 0)
+    rows = []
+    for position, method in enumerate(methods):
+        progress(position / len(methods), method)
+        rcbv = compute_maps(series, Settings(method=method)).maps["rcbv"].values
+        rows.append({"method": method, **score(rcbv, truth, tissue, tumour == ENHANCING_IN_OBJECT)})
+    return rows
+
+
+def evaluate_simulated(subjects: int, methods: Sequence[str], progress: Progress = silent) -> list[dict[str, Any]]:
+    """Return one row of mean scores a method over simulated patients that no network was trained on.
+
+    Patients whose series is refused, by any method, count in ``refused`` and are left out for all.
+    """
+    from PerfusionCBVLib.simulate import draw_subject, simulate
+    from PerfusionCBVLib.simulate.anatomy import TISSUES
+
+    collected: dict[str, list[dict[str, float]]] = {method: [] for method in methods}
+    refused = 0
+    for number in range(subjects):
+        progress(number / subjects, f"Patient {number + 1} of {subjects}")
+        subject = simulate(draw_subject(np.random.default_rng(TEST_SEED + number)))
+        enhancing = subject.tissue == TISSUES.index("enhancing")
+        tissue = subject.brain & ~subject.vessel
+        try:
+            rows = [
+                score(_rcbv(subject.series, method), subject.truth["rcbv"], tissue, enhancing) for method in methods
+            ]
+        except QualityError:
+            refused += 1
+            continue
+        for method, row in zip(methods, rows, strict=True):
+            collected[method].append(row)
+    if refused == subjects:
+        raise QualityError(f"All {subjects} simulated series were refused; there is nothing to compare.")
+    return [
+        {
+            "method": method,
+            **{key: _mean([row[key] for row in rows]) for key in rows[0]},
+            "subjects": len(rows),
+            "refused": refused,
+        }
+        for method, rows in collected.items()
+    ]
+
+
+def markdown_table(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as a Markdown table."""
+    columns = list(rows[0])
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for row in rows:
+        cells = (f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values())
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _rcbv(series: DynamicSeries, method: str) -> np.ndarray:
+    return compute_maps(series, Settings(method=method)).maps["rcbv"].values
+
+
+def _mean(values: list[float]) -> float:
+    finite = [v for v in values if np.isfinite(v)]
+    return float(np.mean(finite)) if finite else float("nan")
