@@ -9,11 +9,12 @@ import nibabel
 import nrrd
 import numpy as np
 import pydicom
-from PerfusionCBVLib.series import DynamicSeries
-from PerfusionCBVLib.simulate.dicom import write_dicom_series
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from PerfusionCBVLib.series import DynamicSeries
+from PerfusionCBVLib.simulate.dicom import write_dicom_series
 
 INTERVAL_S = 1.5
 ECHO_TIME_S = 0.03

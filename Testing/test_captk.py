@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from PerfusionCBVLib.captk import captk_ap_rcbv
 from PerfusionCBVLib.errors import QualityError, TimingError
 

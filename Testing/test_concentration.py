@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from PerfusionCBVLib.concentration import Status, delta_r2s, voxel_status
 from PerfusionCBVLib.errors import TimingError
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from PerfusionCBVLib.errors import TimingError
 from PerfusionCBVLib.integral import area, running_integral, trapezoid_weights
 

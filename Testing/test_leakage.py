@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from scipy.integrate import solve_ivp
+
 from PerfusionCBVLib.concentration import delta_r2s
 from PerfusionCBVLib.errors import QualityError, TimingError, UsageError
 from PerfusionCBVLib.integral import area, running_integral
@@ -10,7 +12,6 @@ from PerfusionCBVLib.leakage import (
     washout_convolution,
 )
 from PerfusionCBVLib.timing import BolusTiming
-from scipy.integrate import solve_ivp
 
 FRAMES = 60
 ARRIVAL = 9

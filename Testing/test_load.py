@@ -13,6 +13,7 @@ import nibabel
 import nrrd
 import numpy as np
 import pytest
+
 from dicom_fixtures import at_positions_of, make_phantom, write_classic, write_nifti, write_sequence
 from PerfusionCBVLib.errors import GeometryError, InputRefusedError, QualityError, TimingError, UnreadableInputError
 from PerfusionCBVLib.load import load_series

@@ -9,6 +9,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+
 from dicom_fixtures import (
     ECHO_TIME_S,
     INTERVAL_S,

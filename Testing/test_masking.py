@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from PerfusionCBVLib.errors import GeometryError, QualityError
 from PerfusionCBVLib.masking import brain_mask, validate_mask
 from PerfusionCBVLib.series import Acquisition, DynamicSeries

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from dsc_phantom import moving_head
 from PerfusionCBVLib.errors import Cancelled, GeometryError
 from PerfusionCBVLib.motion import MotionReport, correct_motion, estimate_displacement

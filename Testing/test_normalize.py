@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
+from scipy import ndimage
+
 from PerfusionCBVLib.brain_space import BrainSpace
 from PerfusionCBVLib.errors import GeometryError, QualityError
 from PerfusionCBVLib.normalize import find_nawm, normalise
-from scipy import ndimage
 
 WHITE, GREY, FLUID, TUMOUR, OEDEMA, VESSEL, NECROSIS = range(1, 8)
 BLOOD = {WHITE: 1.0, GREY: 2.3, FLUID: 0.06, TUMOUR: 4.0, OEDEMA: 0.75, VESSEL: 14.0, NECROSIS: 0.3}

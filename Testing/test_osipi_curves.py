@@ -4,6 +4,7 @@ import csv
 
 import numpy as np
 import pytest
+
 from PerfusionCBVLib.integral import area
 
 pytestmark = pytest.mark.shared

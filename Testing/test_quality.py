@@ -4,6 +4,7 @@ import csv
 
 import numpy as np
 import pytest
+
 from dsc_phantom import ACQUISITION, band_noise, gamma_variate, moving_head
 from PerfusionCBVLib.errors import Cancelled, GeometryError
 from PerfusionCBVLib.protocol import check_protocol

@@ -8,8 +8,9 @@ import sys
 import tomllib
 from pathlib import Path
 
-import PerfusionCBVLib
 import pytest
+
+import PerfusionCBVLib
 
 ROOT = Path(__file__).parent.parent
 MODULE = ROOT / "PerfusionCBV"

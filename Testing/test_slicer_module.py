@@ -8,6 +8,8 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+
+from PerfusionCBVLib import settings
 from PerfusionCBVLib.errors import TimingError
 
 MODULE = Path(__file__).parent.parent / "PerfusionCBV"
@@ -192,6 +194,11 @@ def test_module_entry_says_research_use_only(module):
     assert "Research use only" in parent.helpText
 
 
+def test_panel_offers_exactly_the_methods_of_the_library(module):
+    assert {method for method, _ in module.METHODS} == set(settings.METHODS)
+    assert set(module.NETWORK_METHODS) == set(settings.NETWORK_METHODS)
+
+
 def test_logic_reads_computes_writes_and_loads_the_map_in_this_order(module, slicer, library):
     seen = []
     node = module.PerfusionCBVLogic().process("in.zip", "out", "bsw", lambda fraction, message: seen.append(fraction))
@@ -263,7 +270,6 @@ def test_torch_is_asked_for_by_network_methods_only(module, monkeypatch):
     for method, _ in module.METHODS:
         needs_torch = any(line.startswith("torch") for line in logic.missingPackages(method))
         assert needs_torch == (method in module.NETWORK_METHODS)
-    assert set(module.NETWORK_METHODS) <= {method for method, _ in module.METHODS}
 
 
 def test_missing_packages_are_installed_after_consent(module, slicer, monkeypatch):

@@ -4,6 +4,7 @@ import csv
 
 import numpy as np
 import pytest
+
 from dsc_phantom import NO_BOLUS, gamma_variate, no_bolus, random_bolus
 from PerfusionCBVLib.timing import NoBolusError, find_bolus, unexplained
 

@@ -127,7 +127,9 @@ def _map(options: argparse.Namespace) -> int:
         progress(0.95, "Writing")
         written = write_result(result, options.output)
     if options.json:
-        summary = {key: result.provenance.get(key) for key in ("summary", "reference", "bolus", "findings", "agreement")}
+        summary = {
+            key: result.provenance.get(key) for key in ("summary", "reference", "bolus", "findings", "agreement")
+        }
         print(_json({"method": settings.method, "files": [str(path) for path in written], **summary}))
     else:
         _print_summary(result, options.output)
@@ -215,7 +217,9 @@ def _read_mask(path: Path, series: DynamicSeries) -> np.ndarray:
         image = nib.load(path)
         values = np.asanyarray(image.dataobj)  # type: ignore[attr-defined]
     except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
-        raise UnreadableInputError(f"The mask {path} can't be read ({error}). Give a NIfTI on the series' grid.") from error
+        raise UnreadableInputError(
+            f"The mask {path} can't be read ({error}). Give a NIfTI on the series' grid."
+        ) from error
     return validate_mask(values, series, image.affine)  # type: ignore[attr-defined]
 
 
@@ -245,7 +249,9 @@ class _ProgressBar:
     """A bar on a terminal, nothing elsewhere."""
 
     def __enter__(self) -> Progress:
-        self.bar = tqdm(total=100, leave=False, bar_format="{desc} {bar} {percentage:3.0f} %") if sys.stderr.isatty() else None
+        self.bar = (
+            tqdm(total=100, leave=False, bar_format="{desc} {bar} {percentage:3.0f} %") if sys.stderr.isatty() else None
+        )
         return silent if self.bar is None else self._show
 
     def __exit__(self, *_: object) -> None:

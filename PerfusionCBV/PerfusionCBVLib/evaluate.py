@@ -65,7 +65,9 @@ def evaluate_object(folder: Path, methods: Sequence[str], progress: Progress = s
     try:
         truth, brain, vessel, tumour = (np.asarray(nib.load(folder / f"{n}.nii.gz").dataobj) for n in files)  # type: ignore[attr-defined]
     except (FileNotFoundError, nib.filebasedimages.ImageFileError) as error:
-        raise UnreadableInputError(f"{folder} is no reference object ({error}); it needs {', '.join(files)}.") from error
+        raise UnreadableInputError(
+            f"{folder} is no reference object ({error}); it needs {', '.join(files)}."
+        ) from error
     tissue = (brain > 0) & (vessel == 0)
     rows = []
     for position, method in enumerate(methods):

@@ -18,11 +18,12 @@ from PerfusionCBVLib.result import MapResult
 MAXIMUM_SLICES = 12
 COLUMNS = 6
 CROP_MARGIN_MM = 12.0
-PICTURE_WIDTH, LARGEST_TILE = 1320, 330
+PICTURE_WIDTH, LARGEST_TILE = 1320, 260
 BAR_WIDTH, TITLE_HEIGHT, FOOTER_HEIGHT, GAP = 96, 26, 22, 2
 NOTICE = "Research use only"
 OUTLINE_COLOUR = (255, 210, 0)
 SMALLEST_RCBV_WINDOW = 4.0
+RATIO = "{ratio}"
 
 _EDGES = {0: ("A", "P"), 1: ("R", "L"), 2: ("R", "L")}
 
@@ -121,16 +122,25 @@ def slice_view(affine: np.ndarray, inside: np.ndarray, count: int = MAXIMUM_SLIC
 def rcbv_window(result: MapResult) -> tuple[float, float]:
     """Return the values of rCBV at the two ends of the colour bar, one pair for every rCBV picture of a result.
 
-    From 0 to the 99th percentile in the brain, but at least to 4 for a ratio, so that a healthy brain does not look hot.
+    From 0 to the 99th percentile in the brain, but at least to 4 for a ratio, so that a healthy brain does not look
+    hot. A classical map in another unit (without a reference region) does not count.
     """
-    tops = []
-    for name in ("rcbv", "rcbv_classical"):
-        if name in result.maps:
-            values = result.maps[name].values[result.mask]
-            values = values[np.isfinite(values)]
-            tops.append(float(np.percentile(values, 99.0)) if values.size else 0.0)
-    smallest = SMALLEST_RCBV_WINDOW if result.maps["rcbv"].unit in ("{ratio}", "1") else 0.0
-    return 0.0, max([smallest, *tops]) or 1.0
+    names = ["rcbv", "rcbv_classical"] if is_comparable(result) else ["rcbv"]
+    return max((_window(result, name) for name in names), key=lambda window: window[1])
+
+
+def is_comparable(result: MapResult) -> bool:
+    """Return whether there is a classical map beside the network's in the same unit, so that they can be subtracted."""
+    return "rcbv_classical" in result.maps and result.maps["rcbv_classical"].unit == result.maps["rcbv"].unit
+
+
+def _window(result: MapResult, name: str) -> tuple[float, float]:
+    chosen = result.maps[name]
+    values = chosen.values[result.mask]
+    values = values[np.isfinite(values)]
+    top = float(np.percentile(values, 99.0)) if values.size else 0.0
+    smallest = SMALLEST_RCBV_WINDOW if chosen.unit == RATIO else 0.0
+    return 0.0, max(top, smallest) or 1.0
 
 
 def symmetric_window(values: np.ndarray, smallest: float = 0.0, percent: float = 99.0) -> tuple[float, float]:
@@ -143,7 +153,7 @@ def symmetric_window(values: np.ndarray, smallest: float = 0.0, percent: float =
 def difference_window(result: MapResult) -> tuple[float, float]:
     """Return the window of the picture network − classical: symmetric, at least ±1 for a ratio."""
     difference = (result.maps["rcbv"].values - result.maps["rcbv_classical"].values)[result.mask]
-    return symmetric_window(difference, 1.0 if result.maps["rcbv"].unit in ("{ratio}", "1") else 0.0)
+    return symmetric_window(difference, 1.0 if result.maps["rcbv"].unit == RATIO else 0.0)
 
 
 def rcbv_picture(result: MapResult, table: TableName, view: SliceView | None = None) -> Image.Image:
@@ -158,6 +168,8 @@ def rcbv_picture(result: MapResult, table: TableName, view: SliceView | None = N
 def comparison_picture(result: MapResult, view: SliceView | None = None) -> Image.Image:
     """Return network, classical map and their difference, one under the other on the same slices.
 
+    Both maps have one window. Where their units differ, each has its own and there is no difference.
+
     Raises
     ------
     KeyError
@@ -165,16 +177,18 @@ def comparison_picture(result: MapResult, view: SliceView | None = None) -> Imag
     """
     view = (view or slice_view(result.series.affine, result.mask)).keep(COLUMNS)
     network, classical = result.maps["rcbv"], result.maps["rcbv_classical"]
-    window, unit = rcbv_window(result), unit_text(network.unit)
+    comparable = is_comparable(result)
     blocks = []
-    for title, values in (("Network", network.values), ("Classical", classical.values)):
-        bar = _colour_bar("perfusion", *window, f"rCBV ({unit})")
-        blocks.append(_block(_map_tiles(view, result, values, "perfusion", *window), title, bar))
-    difference = np.where(result.mask, network.values - classical.values, np.float32(np.nan))
-    window = difference_window(result)
-    bar = _colour_bar("diverging", *window, f"difference ({unit})")
-    tiles = _map_tiles(view, result, difference, "diverging", *window)
-    return _stack([*blocks, _block(tiles, "Network - classical", bar)])
+    for title, chosen in (("Network", network), ("Classical", classical)):
+        window = rcbv_window(result) if comparable else _window(result, chosen.name)
+        bar = _colour_bar("perfusion", *window, f"rCBV ({unit_text(chosen.unit)})")
+        blocks.append(_block(_map_tiles(view, result, chosen.values, "perfusion", *window), title, bar))
+    if comparable:
+        window = difference_window(result)
+        bar = _colour_bar("diverging", *window, f"difference ({unit_text(network.unit)})")
+        tiles = _map_tiles(view, result, network.values - classical.values, "diverging", *window)
+        blocks.append(_block(tiles, "Network - classical", bar))
+    return _stack(blocks)
 
 
 def reference_picture(result: MapResult) -> Image.Image:
@@ -231,7 +245,7 @@ def write_pictures(result: MapResult, folder: Path | str) -> list[Path]:
 
 def unit_text(unit: str) -> str:
     """Return a UCUM code as a reader expects it: ``{ratio}`` becomes "ratio"."""
-    return {"1": "ratio", "": "no unit"}.get(unit, unit.strip("{}"))
+    return {"1": "no unit", "": "no unit"}.get(unit, unit.strip("{}"))
 
 
 def _evenly(items: Sequence[int] | np.ndarray, count: int) -> tuple[int, ...]:
@@ -292,10 +306,12 @@ def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
 
 def _lettered(tile: Image.Image, view: SliceView, number: int) -> Image.Image:
     draw, (left, right), middle = ImageDraw.Draw(tile), view.edges, tile.height // 2
-    style = {"font": _font(14), "fill": "white", "stroke_width": 1, "stroke_fill": "black"}
-    draw.text((4, middle), left, anchor="lm", **style)
-    draw.text((tile.width - 4, middle), right, anchor="rm", **style)
-    draw.text((4, 3), str(number), anchor="la", **style)
+    for place, text, anchor in (
+        ((4, middle), left, "lm"),
+        ((tile.width - 4, middle), right, "rm"),
+        ((4, 3), str(number), "la"),
+    ):
+        draw.text(place, text, anchor=anchor, font=_font(14), fill="white", stroke_width=1, stroke_fill="black")
     return tile
 
 

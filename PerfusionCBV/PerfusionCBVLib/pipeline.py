@@ -98,7 +98,11 @@ def compute_maps(
     prepared = prepare(moved, inside, timing)
     clock.lap("ΔR2*")
     progress(0.55, "Correcting leakage")
-    windows = {"fit": timing.after_arrival, "window": timing.first_pass, "baseline": timing.baseline}
+    windows: dict[str, Any] = {
+        "fit": timing.after_arrival,
+        "window": timing.first_pass,
+        "baseline": timing.baseline,
+    }
     curves = (prepared.delta_r2s_per_s, prepared.reference_per_s, series.times_s)
     bsw = correct_unidirectional(*curves, **windows)
     fit = correct_bidirectional(*curves, **windows) if settings.method == "bidirectional" else bsw
@@ -204,7 +208,8 @@ def _reference(
     if settings.normalize == "none":
         return None, {"kind": "none"}
     if given is not None:
-        region, facts = validate_mask(given, prepared.series), {"kind": "given"}
+        region = validate_mask(given, prepared.series)
+        facts: dict[str, Any] = {"kind": "given"}
     elif settings.normalize == "brain":
         region, facts = prepared.usable, {"kind": "brain"}
     else:

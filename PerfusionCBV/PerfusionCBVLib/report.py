@@ -19,6 +19,7 @@ from PerfusionCBVLib.pictures import (
     SliceView,
     comparison_picture,
     difference_window,
+    is_comparable,
     k2_picture,
     rcbv_picture,
     rcbv_window,
@@ -44,6 +45,11 @@ _ACQUISITION_ROWS = {
     "contrast_agent": ("Contrast agent", ""),
     "contrast_dose_ml": ("Contrast dose", "ml"),
 }
+_REFERENCE_TEXT = {
+    "nawm": "normal-appearing white matter, found automatically",
+    "given": "the given reference region",
+    "brain": "the whole brain as reference",
+}
 _STATUS_TEXT = {
     Status.NO_SIGNAL: "Brain voxels without a value: no baseline signal",
     Status.INVALID_SAMPLES: "Brain voxels without a value: invalid samples",
@@ -66,8 +72,9 @@ background:#fdf3e0}.first li.agreement{border-color:#1b5e9b;background:#eaf2fa}
 .advice{display:block;color:#333}.value{white-space:nowrap;font-weight:600}
 figure{margin:10px 0 18px;break-inside:avoid}figure img{display:block;max-width:100%;height:auto;background:#000}
 figcaption{font-size:13px;color:#444;margin-top:4px}
-table{border-collapse:collapse;width:100%;font-size:14px}th,td{text-align:left;vertical-align:top;padding:4px 10px 4px 0;
-border-bottom:1px solid #e2e2e2;overflow-wrap:anywhere}th{font-weight:600}td.number{font-variant-numeric:tabular-nums}
+table{border-collapse:collapse;width:100%;font-size:14px}
+th,td{text-align:left;vertical-align:top;
+padding:4px 10px 4px 0;border-bottom:1px solid #e2e2e2;overflow-wrap:anywhere}th{font-weight:600}td.number{font-variant-numeric:tabular-nums}
 .chart{width:100%;height:auto;font:13px system-ui,Arial,sans-serif}
 @media print{main{max-width:none;padding:0}.notice{position:fixed;top:auto;bottom:0;left:0;right:0;color:#7a1f1f;
 background:#fff;border-top:1px solid #7a1f1f}main{padding-bottom:40px}*{print-color-adjust:exact;
@@ -82,8 +89,8 @@ def write_report(result: MapResult, path: Path | str) -> Path:
     ----------
     result : MapResult
         ``maps["rcbv"]`` is needed; ``rcbv_classical``, ``k2``, the reference region and the curves are shown where they
-        exist. Of `provenance`, ``method`` (or ``settings.method``), ``reference`` and ``agreement`` have their own place,
-        everything else stands in the settings table.
+        exist. Of `provenance`, ``method`` (or ``settings.method``), ``reference`` and ``agreement`` have their own
+        place, everything else stands in the settings table.
     path : Path or str
         Usually ``report.html``, in an existing folder. An existing file is replaced, whole or not at all.
     """
@@ -100,7 +107,7 @@ def report_html(result: MapResult) -> str:
     rcbv = result.maps["rcbv"]
     sections = [
         f"<h1>rCBV of {name}</h1>",
-        f'<p class="method">Method: <strong>{escape(_method(result))}</strong>. {escape(rcbv.description)}</p>',
+        f'<p class="method">Method: <strong>{escape(_method(result))}</strong>. {escape(rcbv.description.rstrip("."))}.</p>',
         _first_lines(result),
         _maps_section(result, view),
         _comparison_section(result, view),
@@ -149,7 +156,7 @@ def summary_rows(result: MapResult) -> list[tuple[str, str, str]]:
         rows.append(("rCBV in brain, median (5th to 95th percentile)", f"{median:.2f} ({low:.2f} to {high:.2f})", unit))
     if result.reference is not None:
         rows.append(("rCBV in the reference region, mean", _number(_mean(rcbv.values[result.reference])), unit))
-    if "rcbv_classical" in result.maps:
+    if is_comparable(result):
         rows += _agreement_rows(inside, result.maps["rcbv_classical"].values[mask], unit)
     if "k2" in result.maps:
         k2 = result.maps["k2"].values[mask]
@@ -198,9 +205,7 @@ def _first_lines(result: MapResult) -> str:
         items.append("<li>The checks found nothing to warn about.</li>")
     agreement = result.provenance.get("agreement")
     if isinstance(agreement, Mapping) and agreement.get("text"):
-        items.append(
-            f'<li class="agreement"><strong>Network and classical map:</strong> {escape(str(agreement["text"]))}</li>'
-        )
+        items.append(f'<li class="agreement">{escape(str(agreement["text"]))}</li>')
     return f'<ul class="first">{"".join(items)}</ul>'
 
 
@@ -237,12 +242,16 @@ def _maps_section(result: MapResult, view: SliceView) -> str:
 def _comparison_section(result: MapResult, view: SliceView) -> str:
     if "rcbv_classical" not in result.maps:
         return ""
-    low, high = rcbv_window(result)
-    half = difference_window(result)[1]
-    caption = (
-        f"The same slices: network and classical map with one window, {low:g} to {high:.2f}, and their difference, "
-        f"−{half:.2f} to {half:.2f} (red: the network gives more). {result.maps['rcbv_classical'].description}"
-    )
+    if is_comparable(result):
+        low, high = rcbv_window(result)
+        half = difference_window(result)[1]
+        caption = (
+            f"The same slices: network and classical map with one window, {low:g} to {high:.2f}, and their difference, "
+            f"−{half:.2f} to {half:.2f} (red: the network gives more)."
+        )
+    else:
+        caption = "The same slices. The maps have different units, so each has its own window and none is subtracted."
+    caption += f" Classical: {result.maps['rcbv_classical'].description.rstrip('.')}."
     return "<h2>Network and classical map</h2>" + _figure(comparison_picture(result, view), caption, "Comparison")
 
 
@@ -253,13 +262,13 @@ def _reference_section(result: MapResult) -> str:
         return "<h2>Reference region</h2><p>None: the map is not relative to a region.</p>"
     voxels = int(result.reference.sum())
     volume_ml = voxels * float(np.prod(result.series.voxel_size_mm)) / 1000
-    caption = f"Reference region (rCBV 1), outlined on the baseline image: {volume_ml:.1f} ml, {voxels} voxels"
+    kind = _REFERENCE_TEXT.get(str(facts.get("kind")), "reference region")
+    caption = (
+        f"{kind.capitalize()}, where rCBV is 1, outlined on the baseline image: {volume_ml:.1f} ml, {voxels} voxels"
+    )
     if facts.get("side"):
         caption += f", the patient's side: {facts['side']}"
     caption += "."
-    notes = facts.get("notes") or ()
-    for note in [notes] if isinstance(notes, str) else notes:
-        caption += f" {note}"
     return "<h2>Reference region</h2>" + _figure(reference_picture(result), caption, "Reference region")
 
 
@@ -268,7 +277,7 @@ def _leakage_section(result: MapResult) -> str:
         return ""
     k2 = result.maps["k2"]
     half = symmetric_window(k2.values[result.mask])[1]
-    caption = f"{k2.description} Window −{half:.3g} to {half:.3g} {unit_text(k2.unit)}."
+    caption = f"{k2.description.rstrip('.')}. Window −{half:.3g} to {half:.3g} {unit_text(k2.unit)}."
     return "<h2>Leakage</h2>" + _figure(k2_picture(result), caption, "Leakage map K2")
 
 

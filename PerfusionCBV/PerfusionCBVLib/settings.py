@@ -43,7 +43,7 @@ class Settings:
     UsageError
     """
 
-    method: str = "unet-gru"
+    method: str = "bsw"
     normalize: Normalisation = "nawm"
     motion_correction: bool = False
     device: str = "auto"

@@ -30,7 +30,9 @@ def read_card(name: str, folder: Path = WEIGHTS_FOLDER) -> dict[str, Any]:
     """
     path = folder / f"{name}.json"
     if not path.exists():
-        raise ModelError(f"There is no network {name!r} in {folder}; known: {', '.join(known_networks(folder)) or 'none'}.")
+        raise ModelError(
+            f"There is no network {name!r} in {folder}; known: {', '.join(known_networks(folder)) or 'none'}."
+        )
     try:
         card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
@@ -105,7 +107,7 @@ def save_network(
         "sha256": hashlib.sha256(content).hexdigest(),
         "input": "one axial slice: ΔR2* over the peak of the leak-free reference curve (dimensionless), 0 outside the "
         "brain, 45 frames of 1.5 s from 12 s before bolus arrival, 128 × 128 pixels of 1.75 mm",
-        "output": "rCBV relative to normal-appearing white matter, ≥ 0, before normalisation to the case's own reference",
+        "output": "rCBV relative to normal-appearing white matter, ≥ 0, before normalisation to the case's reference",
         "intended_use": "research use only; not validated on patients",
         "training": training,
         "measured": measured,

@@ -93,7 +93,7 @@ def network_input(prepared: Prepared, grid: NetworkGrid) -> tuple[np.ndarray, np
     share = grid.to_pixels(prepared.usable.astype(np.float32))
     slices = np.empty((share.shape[0], FRAMES, PIXELS, PIXELS), dtype=np.float32)
     volume = np.zeros(prepared.usable.shape, dtype=np.float32)
-    for frame in range(FRAMES):  # frame by frame: a whole 4-D copy on the finer grid would cost the memory of the series
+    for frame in range(FRAMES):  # frame by frame: a 4-D copy on the finer grid would cost too much memory
         volume[prepared.usable] = curves[:, frame]
         slices[:, frame] = grid.to_pixels(volume)
     slices /= np.maximum(share, 0.5)[:, None]  # a mean over the brain's part of each pixel
@@ -102,7 +102,7 @@ def network_input(prepared: Prepared, grid: NetworkGrid) -> tuple[np.ndarray, np
 
 
 def _tent(own: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return (wanted, own) weights: linear interpolation, widened to a tent over `wanted`'s spacing where it is coarser.
+    """Return (wanted, own) weights: linear interpolation, widened to a tent where `wanted` is spaced wider.
 
     Rows sum to 1; positions beyond the ends take the end's value.
     """

@@ -49,7 +49,9 @@ def network_rcbv(
     predicted = np.empty((slices.shape[0], *slices.shape[2:]), dtype=np.float32)
     with torch.inference_mode():
         for start in range(0, len(slices), SLICES_AT_ONCE):
-            progress(start / len(slices), f"Network on slices {start + 1} to {min(start + SLICES_AT_ONCE, len(slices))}")
+            progress(
+                start / len(slices), f"Network on slices {start + 1} to {min(start + SLICES_AT_ONCE, len(slices))}"
+            )
             batch = torch.from_numpy(slices[start : start + SLICES_AT_ONCE]).to(chosen)
             predicted[start : start + SLICES_AT_ONCE] = network(batch)[:, 0].cpu().numpy()
     values = grid.to_voxels(predicted)

@@ -8,6 +8,7 @@ in row-major order, decoder blocks of two convolutions after each transposed one
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -33,14 +34,10 @@ class UNetGRU(nn.Module):
         self.config = config
         widths = (config.first_features, *config.features)
         self.stem = _convolution(config.frames, widths[0], stride=2)
-        self.encoder = nn.ModuleList(
-            _ResidualBlock(a, b, attention=config.attention) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.encoder = nn.ModuleList(_ResidualBlock(a, b, attention=config.attention) for a, b in pairwise(widths))
         self.gru = nn.GRU(widths[-1], widths[-1], batch_first=True)
         backwards = widths[::-1]
-        self.decoder = nn.ModuleList(
-            _UpBlock(a, b, skip=b) for a, b in zip(backwards[:-1], backwards[1:], strict=True)
-        )
+        self.decoder = nn.ModuleList(_UpBlock(a, b, skip=b) for a, b in pairwise(backwards))
         self.last = _UpBlock(widths[0], widths[0] // 2, skip=0)
         self.head = nn.Conv2d(widths[0] // 2, 1, 1)
         nn.init.constant_(self.head.bias, 0.5)  # type: ignore[arg-type]  # above 0, or the final ReLU may start dead

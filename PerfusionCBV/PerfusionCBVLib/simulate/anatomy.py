@@ -151,7 +151,9 @@ def _vessel_fractions(head: Head, rng: np.random.Generator, csf: np.ndarray) -> 
             arteries.append(_walk(rng, start, np.array(target), wander_mm=6.0))
     veins: list[np.ndarray] = []
     arc = np.linspace(0.15, 0.95, 120)
-    sagittal_sinus = np.stack([np.zeros_like(arc), 75 - 178 * arc, -5 + 84 * np.sin(np.pi * (0.12 + 0.8 * arc))], axis=1)
+    sagittal_sinus = np.stack(
+        [np.zeros_like(arc), 75 - 178 * arc, -5 + 84 * np.sin(np.pi * (0.12 + 0.8 * arc))], axis=1
+    )
     veins.append(sagittal_sinus)
     for _ in range(int(10 * head.vessel_density)):
         end = sagittal_sinus[rng.integers(10, 110)]
@@ -192,7 +194,7 @@ def _tubes(paths: list[np.ndarray], radius_mm: float) -> np.ndarray:
 
 
 def _warp(template: torch.Tensor, head: Head, scan: Scan, rng: np.random.Generator) -> torch.Tensor:
-    """Return the template channels sampled on the series' grid through rotation, scaling, mirroring and an elastic field.
+    """Return the template channels on the series' grid, turned, scaled, mirrored and elastically deformed.
 
     Each voxel is the mean of several points along the slice thickness: thick slices mix tissues.
     """
@@ -203,7 +205,9 @@ def _warp(template: torch.Tensor, head: Head, scan: Scan, rng: np.random.Generat
     control = rng.standard_normal((3, 9, 9, 9)).astype(np.float32)
     points_across = max(1, round(scan.voxel_size_mm[2] / 2.0))
     rotation = torch.tensor(rotation_matrix(head.rotation_deg), dtype=torch.float32, device=device)
-    translation, scale = (torch.tensor(v, dtype=torch.float32, device=device) for v in (head.translation_mm, head.scale))
+    translation, scale = (
+        torch.tensor(v, dtype=torch.float32, device=device) for v in (head.translation_mm, head.scale)
+    )
     origin = torch.tensor([0.0, -17.0, 5.0], device=device)
     half_extent = 0.5 * torch.tensor([(n - 1) * a.affine[0, 0] for n in a.shape], dtype=torch.float32, device=device)
     middle = torch.tensor(a.affine[:3, 3], dtype=torch.float32, device=device) + half_extent

@@ -260,7 +260,9 @@ def _draw_scan(rng: np.random.Generator, field_t: float, preload: bool, fixed: d
         "voxel_size_mm": (pixel_mm, pixel_mm, float(rng.uniform(3.0, 6.0))),
         "repetition_time_s": repetition_time_s,
         "echo_time_s": float(rng.uniform(0.035, 0.055) if field_t < 2 else rng.uniform(0.02, 0.045)),
-        "flip_angle_deg": float(rng.choice([60.0, 70.0, 90.0]) if preload else rng.choice([30.0, 35.0, 60.0, 75.0, 90.0])),
+        "flip_angle_deg": float(
+            rng.choice([60.0, 70.0, 90.0]) if preload else rng.choice([30.0, 35.0, 60.0, 75.0, 90.0])
+        ),
         "field_strength_t": field_t,
         "dummy_scans": int(rng.integers(0, 6)),
     }

@@ -77,7 +77,9 @@ def simulate(parameters: SubjectParameters, *, device: str | torch.device = "cpu
         arterial, interval_s, stride = _arterial_input(parameters, device)
         for start in range(0, inside.shape[0], _VOXELS_AT_ONCE):
             part = slice(start, start + _VOXELS_AT_ONCE)
-            inside[part] = _signal(_Fields(**{k: v[part] for k, v in vars(fields).items()}), parameters, arterial, interval_s, stride)
+            inside[part] = _signal(
+                _Fields(**{k: v[part] for k, v in vars(fields).items()}), parameters, arterial, interval_s, stride
+            )
         clean[present] = inside * tissue_bearing[present][:, None]
         del inside
         clean += _scalp_signal(parameters, share["scalp"], clean[present])[..., None]
@@ -183,9 +185,7 @@ def _fields(p: SubjectParameters, share: dict[str, torch.Tensor], present: torch
     )
 
 
-def _signal(
-    f: _Fields, p: SubjectParameters, arterial: torch.Tensor, interval_s: float, stride: int
-) -> torch.Tensor:
+def _signal(f: _Fields, p: SubjectParameters, arterial: torch.Tensor, interval_s: float, stride: int) -> torch.Tensor:
     """Return the noise-free (V, T) signal of some voxels."""
     # Capillaries hold more plasma per blood volume than the artery in which the input is measured.
     capillary_cbv = (f.cbv - f.vessel * 100 / 1.04).clamp(min=0) / 100 * kinetics.BRAIN_DENSITY_G_PER_ML
