@@ -74,7 +74,8 @@ figure{margin:10px 0 18px;break-inside:avoid}figure img{display:block;max-width:
 figcaption{font-size:13px;color:#444;margin-top:4px}
 table{border-collapse:collapse;width:100%;font-size:14px}
 th,td{text-align:left;vertical-align:top;
-padding:4px 10px 4px 0;border-bottom:1px solid #e2e2e2;overflow-wrap:anywhere}th{font-weight:600}td.number{font-variant-numeric:tabular-nums}
+padding:4px 10px 4px 0;border-bottom:1px solid #e2e2e2;overflow-wrap:anywhere}
+th{font-weight:600}td.number{font-variant-numeric:tabular-nums}
 .chart{width:100%;height:auto;font:13px system-ui,Arial,sans-serif}
 @media print{main{max-width:none;padding:0}.notice{position:fixed;top:auto;bottom:0;left:0;right:0;color:#7a1f1f;
 background:#fff;border-top:1px solid #7a1f1f}main{padding-bottom:40px}*{print-color-adjust:exact;
@@ -107,7 +108,8 @@ def report_html(result: MapResult) -> str:
     rcbv = result.maps["rcbv"]
     sections = [
         f"<h1>rCBV of {name}</h1>",
-        f'<p class="method">Method: <strong>{escape(_method(result))}</strong>. {escape(rcbv.description.rstrip("."))}.</p>',
+        f'<p class="method">Method: <strong>{escape(_method(result))}</strong>. '
+        f"{escape(rcbv.description.rstrip('.'))}.</p>",
         _first_lines(result),
         _maps_section(result, view),
         _comparison_section(result, view),
