@@ -105,7 +105,7 @@ def report_html(result: MapResult) -> str:
     """Return the page that `write_report` writes."""
     view = slice_view(result.series.affine, result.mask)
     name = escape(result.series.name)
-    rcbv = result.maps["rcbv"]
+    description = escape(_sentence(result.maps["rcbv"].description))
     sections = [
         f"<h1>rCBV of {name}</h1>",
         f'<p class="method">Method: <strong>{escape(_method(result))}</strong>. '
@@ -145,7 +145,7 @@ def summary_rows(result: MapResult) -> list[tuple[str, str, str]]:
         ("Signal lost at the peak (mean of brain)", f"{100 * timing.depth:.1f}", "%"),
         ("Width of the first pass at half its height", f"{timing.width_s:.1f}", "s"),
         ("Baseline frames", str(timing.arrival - timing.first_steady), "frames"),
-        ("Brain mask", f"{mask.sum() * float(np.prod(series.voxel_size_mm)) / 1000:.0f}", "ml"),
+        ("Brain mask", f"{mask.sum() * _voxel_ml(result):.0f}", "ml"),
         ("Brain voxels with a value", _share(finite.size, inside.size), "%"),
     ]
     brain_status = result.status[mask]
@@ -253,7 +253,7 @@ def _comparison_section(result: MapResult, view: SliceView) -> str:
         )
     else:
         caption = "The same slices. The maps have different units, so each has its own window and none is subtracted."
-    caption += f" Classical: {result.maps['rcbv_classical'].description.rstrip('.')}."
+    caption += f" Classical: {_sentence(result.maps['rcbv_classical'].description)}"
     return "<h2>Network and classical map</h2>" + _figure(comparison_picture(result, view), caption, "Comparison")
 
 
@@ -263,7 +263,7 @@ def _reference_section(result: MapResult) -> str:
     if result.reference is None or not result.reference.any():
         return "<h2>Reference region</h2><p>None: the map is not relative to a region.</p>"
     voxels = int(result.reference.sum())
-    volume_ml = voxels * float(np.prod(result.series.voxel_size_mm)) / 1000
+    volume_ml = voxels * _voxel_ml(result)
     kind = _REFERENCE_TEXT.get(str(facts.get("kind")), "reference region")
     caption = (
         f"{kind.capitalize()}, where rCBV is 1, outlined on the baseline image: {volume_ml:.1f} ml, {voxels} voxels"
@@ -279,7 +279,7 @@ def _leakage_section(result: MapResult) -> str:
         return ""
     k2 = result.maps["k2"]
     half = symmetric_window(k2.values[result.mask])[1]
-    caption = f"{k2.description.rstrip('.')}. Window −{half:.3g} to {half:.3g} {unit_text(k2.unit)}."
+    caption = f"{_sentence(k2.description)} Window −{half:.3g} to {half:.3g} {unit_text(k2.unit)}."
     return "<h2>Leakage</h2>" + _figure(k2_picture(result), caption, "Leakage map K2")
 
 
@@ -372,6 +372,14 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         "<tr>" + "".join(f'<td class="number">{escape(str(cell))}</td>' for cell in row) + "</tr>" for row in rows
     )
     return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _sentence(text: str) -> str:
+    return f"{text.rstrip('.')}." if text else ""
+
+
+def _voxel_ml(result: MapResult) -> float:
+    return abs(float(np.linalg.det(result.series.affine[:3, :3]))) / 1000.0
 
 
 def _text(value: Any) -> str:
