@@ -108,8 +108,7 @@ def report_html(result: MapResult) -> str:
     description = escape(_sentence(result.maps["rcbv"].description))
     sections = [
         f"<h1>rCBV of {name}</h1>",
-        f'<p class="method">Method: <strong>{escape(_method(result))}</strong>. '
-        f"{escape(rcbv.description.rstrip('.'))}.</p>",
+        f'<p class="method">Method: <strong>{escape(_method(result))}</strong>. {description}</p>',
         _first_lines(result),
         _maps_section(result, view),
         _comparison_section(result, view),
@@ -133,7 +132,7 @@ def report_html(result: MapResult) -> str:
 
 def summary_rows(result: MapResult) -> list[tuple[str, str, str]]:
     """Return the numbers that describe a result: (quantity, value, unit), as text."""
-    series, timing, mask = result.series, result.timing, result.mask
+    timing, mask = result.timing, result.mask
     rcbv = result.maps["rcbv"]
     unit = unit_text(rcbv.unit)
     inside = rcbv.values[mask]
