@@ -176,3 +176,43 @@ def moving_head(shape=(56, 64, 10), voxel_mm=(3.6, 3.6, 7.0), *, frames=50, move
         thermal = g.standard_normal((2, *shape)) * noise
         signal[..., t] = np.hypot(clean + thermal[0], thermal[1])
     return DynamicSeries(signal, np.diag([*voxel_mm, 1.0]), times_s, ACQUISITION), still[0] > 300
+
+
+@dataclass
+class GradedHead:
+    """A head whose blood volume is known in every voxel, in units of its white matter's."""
+
+    series: DynamicSeries
+    volume: np.ndarray  # 1 in white matter, 2 in grey matter, 3 in the lesion, 0 outside the brain
+    white: np.ndarray
+    lesion: np.ndarray
+    leakage_per_s: np.ndarray  # K2 of the model of Boxerman et al. 2006
+
+
+def graded_head(shape=(56, 64, 8), *, frames=50, leakage_per_s=0.0, noise=4.0, seed=0, peak_per_s=6.0):
+    """Return a head with a white core, a grey rim, a fluid centre, scalp, and a sphere of lesion on its left.
+
+    ΔR2*(t) = volume · reference(t) − K2 · ∫ reference, with K2 = `leakage_per_s` in the lesion and 0 elsewhere.
+    Interval 1.5 s, arrival near 20 s, TE 30 ms.
+    """
+    g = np.random.default_rng(seed)
+    voxel_mm = (3.4, 3.4, 6.0)
+    axes = [(np.arange(n) - (n - 1) / 2) * edge for n, edge in zip(shape, voxel_mm, strict=True)]
+    x, y, z = np.meshgrid(*axes, indexing="ij")
+    radius = np.sqrt((x / 70) ** 2 + (y / 85) ** 2 + (z / 90) ** 2)
+    fluid = (x / 12) ** 2 + (y / 26) ** 2 + (z / 18) ** 2 < 1
+    brain = radius < 1
+    lesion = (x + 36) ** 2 + (y - 10) ** 2 + (2 * z) ** 2 < 16**2
+    white = brain & (radius < 0.72) & ~lesion & ~fluid
+    volume = np.where(lesion, 3.0, np.where(white, 1.0, np.where(fluid, 0.2, 2.0))) * brain
+    baseline = np.where(fluid, 900.0, np.where(white, 560.0, 680.0)) * brain
+    baseline += 250 * ((radius > 1.08) & (radius < 1.16))
+    times_s = np.arange(frames) * 1.5
+    reference = peak_per_s * gamma_variate(times_s, 20, 9, 3)
+    running = np.concatenate([[0], np.cumsum((reference[1:] + reference[:-1]) / 2 * 1.5)])
+    leakage = np.where(lesion, leakage_per_s, 0.0)
+    delta = volume[..., None] * reference - leakage[..., None] * running
+    thermal = g.standard_normal((2, *shape, frames)) * noise
+    signal = np.hypot(baseline[..., None] * np.exp(-0.03 * delta) + thermal[0], thermal[1])
+    series = DynamicSeries(signal.astype(np.float32), np.diag([*voxel_mm, 1.0]), times_s, ACQUISITION)
+    return GradedHead(series, volume, white, lesion, leakage)

@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PerfusionError as error:
         print(f"perfusion-cbv: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"perfusion-cbv: stopped: {error}", file=sys.stderr)
+        return PerfusionError.exit_code
     except KeyboardInterrupt:
         print("perfusion-cbv: cancelled; nothing was written", file=sys.stderr)
         return Cancelled.exit_code

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import platform
+import queue
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -38,6 +40,8 @@ class TrainingSettings:
     """Slices to wait for before the first step."""
     validation_patients: int = 8
     workers: int = 1
+    mixed_precision: bool = True
+    """Forward pass in bfloat16."""
     seed: int = 1
     checkpoint_minutes: float = 2.0
 
@@ -63,6 +67,25 @@ class _Buffer:
         flipped = rng.random(size) < 0.5  # left and right of a head are alike
         signal[flipped], rcbv[flipped] = signal[flipped, :, ::-1], rcbv[flipped, ::-1]
         return signal, rcbv
+
+
+class _Arrivals:
+    """Patients as simulators deliver them, so that neither they nor the network wait for each other."""
+
+    def __init__(self, loader: DataLoader[Slices]) -> None:
+        self._queue: queue.Queue[Slices] = queue.Queue(maxsize=4)
+        threading.Thread(target=self._receive, args=(loader,), daemon=True).start()
+
+    def next(self, *, wait: bool) -> Slices | None:
+        """Return the next patient; without `wait`, None when there is none yet."""
+        try:
+            return self._queue.get(block=wait)
+        except queue.Empty:
+            return None
+
+    def _receive(self, loader: DataLoader[Slices]) -> None:
+        for slices in loader:
+            self._queue.put(slices)
 
 
 def train_unet_gru(folder: Path, settings: TrainingSettings, report: Callable[[str], None]) -> Path:
@@ -100,12 +123,11 @@ def train_unet_gru(folder: Path, settings: TrainingSettings, report: Callable[[s
     validation = [s for s in map(draw_slices, seeds) if s is not None]
     # A resumed run goes on with patients that the earlier one did not draw.
     first_seed = settings.seed * 1_000_000 + state["patients"]
-    patients = iter(
+    patients = _Arrivals(
         DataLoader(
             SimulatedPatients(first_seed),
             batch_size=None,
             num_workers=settings.workers,
-            prefetch_factor=4 if settings.workers else None,
             multiprocessing_context="spawn" if settings.workers else None,
         )
     )
@@ -113,16 +135,13 @@ def train_unet_gru(folder: Path, settings: TrainingSettings, report: Callable[[s
     rng = np.random.default_rng([settings.seed, state["step"]])
     budget_s = settings.minutes * 60
     last = saved_at = time.monotonic()
-    drawn_every = 12
     losses: list[float] = []
     while state["elapsed_s"] < budget_s:
-        while buffer.filled < settings.fill_slices or state["step"] % drawn_every == 0:
-            buffer.add(next(patients))
+        while (slices := patients.next(wait=buffer.filled < settings.fill_slices)) is not None:
+            buffer.add(slices)
             state["patients"] += 1
-            if buffer.filled >= settings.fill_slices:
-                break
         signal, rcbv = buffer.batch(rng, settings.batch)
-        losses.append(_step(network, optimiser, signal, rcbv, _rate(settings, state["elapsed_s"] / budget_s), device))
+        losses.append(_step(network, optimiser, signal, rcbv, settings, state["elapsed_s"] / budget_s))
         average.update_parameters(network)
         state["step"] += 1
         now = time.monotonic()
@@ -183,13 +202,16 @@ def _step(
     optimiser: torch.optim.Optimizer,
     signal: np.ndarray,
     rcbv: np.ndarray,
-    rate: float,
-    device: torch.device,
+    settings: TrainingSettings,
+    done: float,
 ) -> float:
     for group in optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = _rate(settings, done)
+    device = next(network.parameters()).device
     inputs = torch.from_numpy(signal).to(device, memory_format=torch.channels_last)
-    loss = torch.nn.functional.mse_loss(network(inputs)[:, 0], torch.from_numpy(rcbv).to(device))
+    with torch.autocast(device.type, torch.bfloat16, enabled=settings.mixed_precision):
+        predicted = network(inputs)[:, 0]
+    loss = torch.nn.functional.mse_loss(predicted.float(), torch.from_numpy(rcbv).to(device))
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(network.parameters(), 1.0)
