@@ -195,3 +195,10 @@ def test_a_rounded_affine_is_accepted(series):
 def test_an_empty_mask_is_refused(series):
     with pytest.raises(GeometryError, match="empty"):
         validate_mask(np.zeros((6, 5, 4)), series)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_mirrored_head_has_the_mirrored_mask(axis):
+    image, *_ = head((70, 81, 12), (2.9, 2.6, 8.0), bias=0.3, seed=3)
+    mirrored = brain_mask(np.flip(image, axis), (2.9, 2.6, 8.0))
+    np.testing.assert_array_equal(np.flip(mirrored, axis), brain_mask(image, (2.9, 2.6, 8.0)))

@@ -137,11 +137,10 @@ def _temporal_mean(signal: np.ndarray) -> np.ndarray:
 def _bias_field(smooth: np.ndarray, size_mm: tuple[float, ...]) -> np.ndarray:
     """Return the receive coils' smooth brightness, 1 on average: a quadratic in x and y, a line in z, fitted in log."""
     bright = smooth > threshold_otsu(smooth.ravel())
-    step = tuple(max(1, round(6.0 / edge)) for edge in size_mm)
+    thin = np.ix_(*(_spread(n, max(1, round(6.0 / edge))) for n, edge in zip(smooth.shape, size_mm, strict=True)))
     axes = [np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in smooth.shape]
     x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
     terms = [np.broadcast_to(t, smooth.shape) for t in (x, y, z, x * x, y * y, x * y)]
-    thin = tuple(slice(None, None, s) for s in step)
     inside = bright[thin]
     if inside.sum() < 100:
         return np.ones_like(smooth)
@@ -159,6 +158,12 @@ def _bias_field(smooth: np.ndarray, size_mm: tuple[float, ...]) -> np.ndarray:
         field += np.float32(coefficient) * term
     # Outside the head the quadratic runs away; noise there must not be lifted to brain level.
     return np.exp(np.clip(field, low, high))
+
+
+def _spread(count: int, step: int) -> np.ndarray:
+    """Return every `step`-th index, the same from either end: a mirrored image must give the mirrored mask."""
+    lower = np.arange((count - 1) // 2, -1, -step)
+    return np.union1d(lower, count - 1 - lower)
 
 
 def _above_threshold(smooth: np.ndarray) -> np.ndarray:

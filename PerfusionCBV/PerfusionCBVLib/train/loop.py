@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import platform
 import queue
 import threading
@@ -222,7 +223,7 @@ def _step(
 def _rate(settings: TrainingSettings, done: float) -> float:
     """Return the learning rate: a short warm-up, then a cosine down to a hundredth."""
     warm = min(1.0, done / 0.02 + 0.02)
-    return settings.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * min(done, 1.0))))
+    return settings.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
 
 
 def _record(path: Path, state: dict[str, Any], loss: float, scores: dict[str, float]) -> None:

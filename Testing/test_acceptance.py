@@ -1,0 +1,92 @@
+"""Digital reference object A, made by a simulator that shares no code with this project: what its maps must be.
+
+Nothing was tuned on it. Tolerances are stated beside the values measured on 2026-11-22.
+"""
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.affines import apply_affine
+
+from PerfusionCBVLib import Settings, compute_maps, load_series
+from PerfusionCBVLib.evaluate import evaluate_object
+from PerfusionCBVLib.settings import CLASSICAL_METHODS
+
+pytestmark = pytest.mark.shared
+
+
+@pytest.fixture(scope="module")
+def folder(shared_data):
+    return shared_data / "dro_a"
+
+
+@pytest.fixture(scope="module")
+def truth(folder):
+    names = ("truth_rcbv", "brain", "vessel", "tumour", "ktrans", "nawm")
+    return {name: np.asarray(nib.load(folder / f"{name}.nii.gz").dataobj) for name in names}
+
+
+@pytest.fixture(scope="module")
+def from_nifti(folder):
+    return compute_maps(load_series(folder / "dsc.nii.gz"), Settings(method="bsw"))
+
+
+@pytest.fixture(scope="module")
+def scores(folder):
+    return {row["method"]: row for row in evaluate_object(folder, CLASSICAL_METHODS)}
+
+
+def test_dicom_archive_and_nifti_give_the_same_map_at_every_place(folder, from_nifti):
+    from_dicom = compute_maps(load_series(folder / "dicom.zip"), Settings(method="bsw"))
+    one, other = from_nifti.maps["rcbv"], from_dicom.maps["rcbv"]
+    index = np.stack(np.meshgrid(*map(np.arange, one.values.shape), indexing="ij"), axis=-1)
+    exact = apply_affine(np.linalg.inv(other.affine) @ one.affine, index)
+    place = exact.round().astype(int)
+    assert np.abs(exact - place).max() < 0.01  # voxels lie on voxels
+    np.testing.assert_allclose(other.values[tuple(np.moveaxis(place, -1, 0))], one.values, rtol=0, atol=1e-5)
+
+
+def test_leakage_correction_beats_the_plain_integral(scores):
+    assert scores["bsw"]["nrmse"] < scores["integral"]["nrmse"]
+    assert scores["bsw"]["ccc"] > scores["integral"]["ccc"]
+    assert abs(scores["bsw"]["enhancing_bias_percent"]) < abs(scores["integral"]["enhancing_bias_percent"])
+
+
+@pytest.mark.parametrize(
+    ("method", "nrmse", "ccc", "enhancing_bias_percent"),
+    [
+        ("bsw", 0.120, 0.973, 8.8),
+        ("integral", 0.121, 0.971, 11.9),
+        ("bidirectional", 0.150, 0.960, 5.4),
+        ("captk", 0.164, 0.929, 0.5),
+    ],
+)
+def test_scores_are_those_of_the_readme(scores, method, nrmse, ccc, enhancing_bias_percent):
+    row = scores[method]
+    assert row["nrmse"] == pytest.approx(nrmse, abs=0.005)
+    assert row["ccc"] == pytest.approx(ccc, abs=0.005)
+    assert row["enhancing_bias_percent"] == pytest.approx(enhancing_bias_percent, abs=1.0)
+    assert row["mapped_fraction"] > 0.95
+
+
+def test_voxels_that_do_not_leak_are_left_alone(from_nifti, truth):
+    """K2 is 0 within its own noise: measured mean −0.0004 1/s, against 0.0016 1/s between voxels."""
+    k2 = from_nifti.maps["k2"].values
+    tight = (truth["ktrans"] == 0) & (truth["brain"] > 0) & (truth["vessel"] == 0) & np.isfinite(k2)
+    assert tight.sum() > 10_000
+    assert abs(k2[tight].mean()) < 0.001
+    assert abs(k2[tight].mean()) < k2[tight].std()
+
+
+def test_k2_is_large_where_the_object_leaks(from_nifti, truth):
+    k2 = from_nifti.maps["k2"].values
+    leaking = (truth["tumour"] == 4) & np.isfinite(k2)
+    tight = (truth["ktrans"] == 0) & (truth["brain"] > 0) & np.isfinite(k2)
+    assert abs(np.median(k2[leaking])) > 3 * 1.4826 * np.median(np.abs(k2[tight] - np.median(k2[tight])))
+
+
+def test_the_reference_region_is_white_matter_away_from_the_tumour(from_nifti, truth):
+    region = from_nifti.reference
+    assert not (region & (truth["tumour"] > 0)).any()
+    assert not (region & (truth["vessel"] > 0)).any()
+    assert truth["truth_rcbv"][region].mean() == pytest.approx(1.0, abs=0.06)

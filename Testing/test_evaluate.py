@@ -1,0 +1,64 @@
+"""Scores against hand-worked numbers and limits."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dsc_phantom import graded_head
+from PerfusionCBVLib.errors import UnreadableInputError
+from PerfusionCBVLib.evaluate import concordance, evaluate_object, markdown_table, nrmse, score
+
+
+def test_nrmse_is_rmse_over_the_rms_of_the_truth():
+    # Errors 1, -1, 0, 0: RMSE sqrt(1/2); truth 1, 2, 2, 4: RMS sqrt(25/4).
+    assert nrmse(np.array([2.0, 1, 2, 4]), np.array([1.0, 2, 2, 4])) == pytest.approx(np.sqrt(0.5) / 2.5)
+
+
+def test_concordance_is_one_only_for_equality():
+    truth = np.array([1.0, 2, 3, 4])
+    assert concordance(truth, truth) == pytest.approx(1.0)
+    # Twice the truth: 2·cov/(var + var + shift²) = 2·2.5/(1.25 + 5 + 6.25), although the correlation is 1.
+    assert concordance(2 * truth, truth) == pytest.approx(5 / 12.5)
+    assert concordance(truth[::-1], truth) == pytest.approx(-1.0)
+
+
+def test_score_counts_tissue_only_and_the_lesion_by_itself():
+    truth = np.ones((10, 10, 1))
+    truth[:5] = 2.0
+    rcbv = truth.copy()
+    lesion = np.zeros(truth.shape, bool)
+    lesion[:3] = True
+    rcbv[lesion] = 2.5
+    tissue = np.ones(truth.shape, bool)
+    tissue[9] = False
+    rcbv[9], rcbv[8, 0, 0] = 1e6, np.nan
+    row = score(rcbv, truth, tissue, lesion)
+    assert row["enhancing_bias_percent"] == pytest.approx(25.0)
+    assert row["bias"] == pytest.approx(30 * 0.5 / 89)
+    assert row["mapped_fraction"] == pytest.approx(89 / 90)
+    assert np.isnan(score(rcbv, truth, tissue, np.zeros_like(lesion))["enhancing_bias_percent"])
+
+
+def test_an_object_folder_is_scored_and_an_incomplete_one_refused(tmp_path):
+    head = graded_head(leakage_per_s=0.04)
+    image = nib.Nifti1Image(head.series.signal, head.series.affine)
+    image.header.set_xyzt_units("mm", "sec")
+    image.header["pixdim"][4] = 1.5
+    nib.save(image, tmp_path / "dsc.nii.gz")
+    (tmp_path / "dsc.json").write_text('{"EchoTime": 0.03, "RepetitionTime": 1.5}', "utf-8")
+    with pytest.raises(UnreadableInputError, match="truth_rcbv"):
+        evaluate_object(tmp_path, ["bsw"])
+    files = {
+        "truth_rcbv": head.volume,
+        "brain": head.volume > 0.5,
+        "vessel": np.zeros(head.volume.shape),
+        "tumour": 4.0 * head.lesion,
+    }
+    for name, values in files.items():
+        nib.save(nib.Nifti1Image(values.astype(np.float32), head.series.affine), tmp_path / f"{name}.nii.gz")
+    integral, bsw = evaluate_object(tmp_path, ["integral", "bsw"])
+    assert bsw["nrmse"] < integral["nrmse"]
+    assert abs(bsw["enhancing_bias_percent"]) < 6 < abs(integral["enhancing_bias_percent"])
+    table = markdown_table([integral, bsw]).splitlines()
+    assert table[0].startswith("| method | nrmse | ccc |")
+    assert len(table) == 4

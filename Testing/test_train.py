@@ -1,0 +1,103 @@
+"""Training: samples agree with the truth they were drawn from, a killed run goes on, weights come out with a card."""
+
+import csv
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from PerfusionCBVLib.evaluate import TEST_SEED
+from PerfusionCBVLib.networks.cards import load_network
+from PerfusionCBVLib.train import loop
+from PerfusionCBVLib.train.loop import VALIDATION_SEED, TrainingSettings, train_unet_gru
+from PerfusionCBVLib.train.samples import LARGEST_TARGET, SimulatedPatients, Slices, draw_slices
+
+SEED = 44  # a small matrix
+
+
+@pytest.fixture(scope="module")
+def slices():
+    drawn = draw_slices(SEED)
+    assert drawn is not None
+    return drawn
+
+
+def test_samples_hold_input_and_truth_on_the_same_pixels(slices):
+    assert slices.signal.shape == (len(slices.rcbv), 45, 128, 128)
+    area = slices.signal[:, 8:35].astype(np.float32).sum(axis=1)
+    inside = slices.rcbv > 0.1
+    # Area under the first pass is blood volume: mirrored or shifted truth would not follow it.
+    straight = np.corrcoef(area[inside], slices.rcbv[inside])[0, 1]
+    mirrored = slices.rcbv[:, ::-1]
+    both = inside & (mirrored > 0.1)
+    assert straight > 0.6
+    assert straight > np.corrcoef(area[both], mirrored[both])[0, 1] + 0.1
+
+
+def test_truth_is_relative_to_white_matter(slices):
+    assert 0.5 < np.median(slices.rcbv[slices.rcbv > 0.1].astype(np.float32)) < 3
+    assert slices.rcbv.max() <= LARGEST_TARGET
+
+
+def test_a_seed_is_a_patient(slices):
+    again = next(iter(SimulatedPatients(SEED)))
+    np.testing.assert_array_equal(again.signal, slices.signal)
+
+
+def test_patients_for_training_validation_and_testing_never_meet():
+    seeds = TrainingSettings().seed * 1_000_000
+    assert seeds + 10_000_000 < VALIDATION_SEED
+    assert VALIDATION_SEED + 1000 < TEST_SEED
+
+
+@pytest.fixture
+def quick(monkeypatch, slices):
+    """Simulation replaced by one patient already drawn: the loop itself is under test."""
+    few = Slices(slices.signal[:4], slices.rcbv[:4])
+    monkeypatch.setattr(loop, "draw_slices", lambda seed: few)
+    monkeypatch.setattr(SimulatedPatients, "__iter__", lambda self: itertools.repeat(few))
+    return TrainingSettings(
+        minutes=0.1, batch=2, buffer_slices=8, fill_slices=4, validation_patients=1, workers=0,
+        checkpoint_minutes=0.03, learning_rate=2e-3, mixed_precision=False,
+    )  # fmt: skip
+
+
+def history(folder):
+    with (folder / "history.csv").open(newline="") as file:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def test_a_stopped_run_goes_on_and_ends_with_weights_and_card(tmp_path, quick, monkeypatch):
+    threads = torch.get_num_threads()
+
+    class KilledError(Exception):
+        pass
+
+    original = loop._save_checkpoint
+
+    def save_then_die(*arguments):
+        original(*arguments)
+        raise KilledError
+
+    monkeypatch.setattr(loop, "_save_checkpoint", save_then_die)
+    with pytest.raises(KilledError):
+        train_unet_gru(tmp_path, quick, lambda message: None)
+    monkeypatch.setattr(loop, "_save_checkpoint", original)
+    before = history(tmp_path)[-1]
+    said = []
+    card_path = train_unet_gru(tmp_path, quick, said.append)
+    torch.set_num_threads(threads)
+
+    assert any(message.startswith(f"resuming at step {before['step']:.0f}") for message in said)
+    rows = history(tmp_path)
+    assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
+    assert rows[-1]["step"] > before["step"]
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    card = json.loads(card_path.read_text("utf-8"))
+    assert card["training"]["steps"] == rows[-1]["step"]
+    assert card["training"]["minutes"] == pytest.approx(rows[-1]["minutes"], abs=0.1)
+    network, _ = load_network("unet-gru", tmp_path)
+    assert sum(p.numel() for p in network.parameters()) == card["parameters"]
+    assert not list(tmp_path.glob("*.new"))
