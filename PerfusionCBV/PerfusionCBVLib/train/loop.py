@@ -105,9 +105,7 @@ def train_unet_gru(folder: Path, settings: TrainingSettings, report: Callable[[s
         torch.set_num_threads(max(1, torch.get_num_threads() - settings.workers))
     torch.manual_seed(settings.seed)
     network = UNetGRU(UNetGRUConfig()).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = torch.optim.swa_utils.AveragedModel(
-        network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True
-    )
+    average = _average(network, settings.ema_decay)
     optimiser = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     state: dict[str, Any] = {"step": 0, "elapsed_s": 0.0, "patients": 0}
     checkpoint = folder / "checkpoint.pt"
@@ -196,6 +194,18 @@ def validate(network: nn.Module, patients: list[Slices], device: torch.device) -
             count += float(brain.sum())
     network.train()
     return {"nrmse": float(np.sqrt(squared / power)), "mae": absolute / count}
+
+
+def _average(network: nn.Module, decay: float) -> torch.optim.swa_utils.AveragedModel:
+    """Return an exponential moving average that forgets the first, untrained steps quickly."""
+
+    def mix(averaged: torch.Tensor, current: torch.Tensor, steps: torch.Tensor | int) -> torch.Tensor:
+        if not averaged.is_floating_point():  # batch normalisation's counter
+            return current
+        keep = min(decay, (1 + float(steps)) / (10 + float(steps)))
+        return averaged.lerp(current, 1 - keep)
+
+    return torch.optim.swa_utils.AveragedModel(network, avg_fn=mix, use_buffers=True)
 
 
 def _step(
