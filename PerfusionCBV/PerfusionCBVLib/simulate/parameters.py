@@ -249,26 +249,27 @@ def demo_parameters() -> SubjectParameters:
 
 
 def _draw_scan(rng: np.random.Generator, field_t: float, preload: bool, fixed: dict[str, Any]) -> Scan:
-    pixel_mm = float(rng.uniform(1.5, 2.6))
+    usual = bool(rng.random() < 0.75)  # else anything that a scanner can be set to
+    pixel_mm = float(rng.uniform(1.5, 2.6) if usual else rng.uniform(1.2, 3.6))
     field_of_view_mm = float(rng.uniform(200, 240))
     in_plane = int(round(field_of_view_mm / pixel_mm / 2) * 2)
     slices = int(rng.integers(10, 24))
-    repetition_time_s = float(rng.uniform(1.0, 2.5))
-    duration_s = float(rng.uniform(75, 150))
+    repetition_time_s = float(rng.uniform(1.0, 2.5) if usual else rng.uniform(0.8, 3.0))
+    duration_s = float(rng.uniform(75, 150) if usual else rng.uniform(65, 180))
+    usual_echo_s = rng.uniform(0.035, 0.055) if field_t < 2 else rng.uniform(0.02, 0.045)
+    usual_flip_deg = rng.choice([60.0, 70.0, 90.0] if preload else [30.0, 35.0, 60.0, 75.0, 90.0])
     values: dict[str, Any] = {
         "matrix": (in_plane, in_plane, slices),
-        "voxel_size_mm": (pixel_mm, pixel_mm, float(rng.uniform(3.0, 6.0))),
+        "voxel_size_mm": (pixel_mm, pixel_mm, float(rng.uniform(3.0, 6.0) if usual else rng.uniform(2.5, 9.0))),
         "repetition_time_s": repetition_time_s,
-        "echo_time_s": float(rng.uniform(0.035, 0.055) if field_t < 2 else rng.uniform(0.02, 0.045)),
-        "flip_angle_deg": float(
-            rng.choice([60.0, 70.0, 90.0]) if preload else rng.choice([30.0, 35.0, 60.0, 75.0, 90.0])
-        ),
+        "echo_time_s": float(usual_echo_s if usual else rng.uniform(0.015, 0.06)),
+        "flip_angle_deg": float(usual_flip_deg if usual else rng.uniform(10, 90)),
         "field_strength_t": field_t,
         "dummy_scans": int(rng.integers(0, 6)),
     }
     values.update(fixed)
     if "frames" not in values:
-        values["frames"] = int(np.clip(round(duration_s / values["repetition_time_s"]), 30, 120))
+        values["frames"] = int(np.clip(round(duration_s / values["repetition_time_s"]), 25, 130))
     return Scan(**values)
 
 
@@ -398,7 +399,7 @@ def _draw_disturbance(rng: np.random.Generator, frames: int) -> Disturbance:
                 )
             )
     return Disturbance(
-        snr=float(np.exp(rng.uniform(np.log(15), np.log(130)))),
+        snr=float(np.exp(rng.uniform(np.log(10), np.log(150)))),
         smoothing_voxels=float(rng.choice([0.0, rng.uniform(0.8, 2.0)])),
         bias_field=float(rng.uniform(0, 0.35)),
         dropout=float(rng.uniform(0, 1.2)),

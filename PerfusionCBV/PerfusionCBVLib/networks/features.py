@@ -1,0 +1,83 @@
+"""What the anchored network sees of each voxel: numbers from the leakage fit, whatever the frame count and interval."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from PerfusionCBVLib.integral import area, running_integral, trapezoid_weights
+from PerfusionCBVLib.leakage import LeakageFit
+from PerfusionCBVLib.preparation import Prepared
+
+FEATURES = (
+    "corrected",  # leakage-corrected blood volume, relative to the reference curve's
+    "uncorrected",  # the same without correction
+    "k1",
+    "delay",  # volume × delay against the reference, over the first pass's width
+    "dispersion",  # volume × extra variance of transit, over the width squared
+    "tail",  # ΔR2* just after the first pass, over the reference's peak
+    "late",  # ΔR2* of the last frames, over the reference's peak
+    "noise",  # log of the corrected volume's standard error
+    "misfit",  # log of residual SD over baseline SD
+    "significance",  # K2 over its standard error, squashed
+)
+TAIL_S = 12.0
+LATE_FRAMES = 10
+LARGEST_VOLUME = 30.0
+
+
+def voxel_features(prepared: Prepared, fit: LeakageFit) -> np.ndarray:
+    """Return the features of each usable voxel.
+
+    Everything is divided by the leak-free reference curve's area, peak or width, so that dose, echo time, frame count
+    and frame interval cancel; what remains of them is the noise, which is a feature of its own.
+
+    Parameters
+    ----------
+    prepared : Prepared
+    fit : LeakageFit
+        Unidirectional.
+
+    Returns
+    -------
+    (V, 10) float32 array, dimensionless
+        In the order of `FEATURES`; 0 where a fit has no value.
+    """
+    timing, times_s = prepared.timing, prepared.series.times_s
+    curves, reference = prepared.delta_r2s_per_s, prepared.reference_per_s
+    window = timing.first_pass
+    whole = area(reference, times_s, window)
+    peak = float(reference[window].max())
+    frames = times_s.size
+
+    # Shape of the first pass: a delayed or dispersed curve is ref − δ·ref′ + (σ²/2)·ref″.
+    slope = np.gradient(reference, times_s)
+    slope[: timing.arrival] = 0
+    bend = np.gradient(slope, times_s)
+    bend[: timing.arrival] = 0
+    weights = trapezoid_weights(times_s, slice(timing.arrival, frames))
+    shapes = np.stack([reference, slope, bend])
+    gram = (shapes * weights) @ shapes.T
+    project = np.linalg.solve(gram, shapes * weights)  # (3, T)
+    _, first, second = (curves @ project.T.astype(np.float32)).T
+
+    tail = slice(timing.end, max(int(np.searchsorted(times_s, timing.end_s + TAIL_S)), timing.end + 2))
+    step = trapezoid_weights(times_s, window)
+    leak_area = area(running_integral(reference, times_s), times_s, window)
+    error = np.sqrt((fit.residual_sd**2) * np.sum(step**2) + (fit.k2_standard_error * leak_area) ** 2) / whole
+    baseline_sd = curves[:, timing.baseline].std(axis=1, ddof=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        columns = [
+            fit.corrected_integral / whole,
+            fit.integral / whole,
+            fit.k1,
+            -first / timing.width_s,
+            2 * second / timing.width_s**2,
+            curves[:, tail].mean(axis=1) / peak,
+            curves[:, -LATE_FRAMES:].mean(axis=1) / peak,
+            np.log(np.clip(error, 1e-3, 10)),
+            np.log(np.clip(fit.residual_sd / baseline_sd, 0.1, 10)),
+            np.tanh(fit.k2 / fit.k2_standard_error / 10),
+        ]
+    features = np.stack(columns, axis=1).astype(np.float32)
+    np.nan_to_num(features, copy=False, nan=0.0)
+    return features.clip(-LARGEST_VOLUME, LARGEST_VOLUME)
