@@ -202,8 +202,9 @@ class _PeakOfCurve(torch.nn.Module):
 def test_inference_puts_every_value_in_its_voxel(monkeypatch, head, prepared, slices_at_once):
     monkeypatch.setattr(inference, "load_network", lambda name: (_PeakOfCurve(), {"name": name}))
     monkeypatch.setattr(inference, "SLICES_AT_ONCE", slices_at_once)
-    values, _, device = inference.network_rcbv(prepared, "unet-gru", device="cpu", progress=silent)
-    assert device == "cpu"
+    found = inference.network_rcbv(prepared, None, "unet-gru", device="cpu", progress=silent)
+    values = found.rcbv
+    assert found.device == "cpu"
     np.testing.assert_array_equal(np.isfinite(values), prepared.usable)
     lesion, white = (np.nanmedian(values[region]) for region in (head.lesion, head.white))
     assert lesion / white == pytest.approx(3.0, rel=0.1)

@@ -19,7 +19,7 @@ from PerfusionCBVLib.masking import validate_mask
 from PerfusionCBVLib.progress import Progress, silent
 from PerfusionCBVLib.result import MapResult
 from PerfusionCBVLib.series import DynamicSeries
-from PerfusionCBVLib.settings import METHODS, Settings
+from PerfusionCBVLib.settings import METHODS, NETWORK_METHODS, Settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="train a network on simulated patients; resumes where it was stopped")
     train.add_argument("--output", type=Path, required=True, metavar="DIR")
+    train.add_argument("--network", choices=NETWORK_METHODS, default=NETWORK_METHODS[0], help="default: %(default)s")
     train.add_argument("--minutes", type=float, default=60.0)
     train.add_argument("--workers", type=int, default=1, help="processes that simulate; default: %(default)s")
     train.add_argument("--seed", type=int, default=1)
@@ -173,10 +174,10 @@ def _simulate(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from PerfusionCBVLib.train.loop import TrainingSettings, train_unet_gru
+    from PerfusionCBVLib.train.loop import TrainingSettings, train
 
     settings = TrainingSettings(minutes=options.minutes, workers=options.workers, seed=options.seed)
-    card = train_unet_gru(options.output, settings, lambda message: print(message, flush=True))
+    card = train(options.network, options.output, settings, lambda message: print(message, flush=True))
     print(f"Weights and card: {card.parent}")
     return 0
 

@@ -106,7 +106,7 @@ def evaluate_simulated(subjects: int, methods: Sequence[str], progress: Progress
     return [
         {
             "method": method,
-            **{key: _mean([row[key] for row in rows]) for key in rows[0]},
+            **{key: finite_mean([row[key] for row in rows]) for key in rows[0]},
             "subjects": len(rows),
             "refused": refused,
         }
@@ -128,6 +128,7 @@ def _rcbv(series: DynamicSeries, method: str) -> np.ndarray:
     return compute_maps(series, Settings(method=method)).maps["rcbv"].values
 
 
-def _mean(values: list[float]) -> float:
+def finite_mean(values: list[float]) -> float:
+    """Return the mean of the finite values; NaN when there is none."""
     finite = [v for v in values if np.isfinite(v)]
     return float(np.mean(finite)) if finite else float("nan")

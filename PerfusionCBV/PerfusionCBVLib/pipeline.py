@@ -108,8 +108,19 @@ def compute_maps(
     fit = correct_bidirectional(*curves, **windows) if settings.method == "bidirectional" else bsw
     clock.lap("leakage correction")
 
-    raw, rcbv_notes = _blood_volume(settings, prepared, fit, progress)
-    provenance.update(rcbv_notes)
+    deviation = None
+    if settings.method in NETWORK_METHODS:
+        from PerfusionCBVLib.networks.inference import network_rcbv  # torch only where a network needs it
+
+        found = network_rcbv(prepared, bsw, settings.method, device=settings.device, progress=part(progress, 0.6, 0.85))
+        raw, deviation = found.rcbv, found.deviation
+        provenance["network"] = {
+            "name": found.card["name"],
+            "weights_sha256": found.card["sha256"],
+            "device": found.device,
+        }
+    else:
+        raw = _classical_volume(settings.method, prepared, fit)
     clock.lap(settings.method)
     progress(0.85, "Finding the reference region")
     classical = prepared.volume(bsw.corrected_integral)
@@ -119,14 +130,19 @@ def compute_maps(
         findings += [Finding("reference-region", "warning", note, advice) for note in provenance["reference"]["notes"]]
     scaled, unit = (raw, "{ratio}" if settings.method in NETWORK_METHODS else "1")
     if region is not None:
-        provenance["reference"]["mean_before_normalisation"] = float(np.nanmean(raw[region]))
+        level = float(np.nanmean(raw[region]))
+        provenance["reference"]["mean_before_normalisation"] = level
         scaled, unit = normalise(raw, region), "{ratio}"
+        deviation = None if deviation is None else deviation / np.float32(level)
     clock.lap("reference")
 
     status = prepared.status.copy()
     status[prepared.usable & ~np.isfinite(scaled)] = Status.FIT_FAILED
     title = METHOD_TITLES[settings.method]
     maps = {"rcbv": ParameterMap("rcbv", scaled, series.affine, unit, f"Relative cerebral blood volume, {title}")}
+    if deviation is not None:
+        description = "Standard deviation of rCBV, as the network estimates it"
+        maps["uncertainty"] = ParameterMap("uncertainty", deviation, series.affine, unit, description)
     if settings.method in NETWORK_METHODS:
         beside = classical if region is None else normalise(classical, region)
         unit_beside = "1" if region is None else "{ratio}"
@@ -179,22 +195,11 @@ class _Clock:
         self._last = now
 
 
-def _blood_volume(
-    settings: Settings, prepared: Prepared, fit: LeakageFit, progress: Progress
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return the chosen method's map before normalisation, and what its provenance has to say."""
-    if settings.method in NETWORK_METHODS:
-        from PerfusionCBVLib.networks.inference import network_rcbv  # torch only where a network needs it
-
-        values, card, device = network_rcbv(
-            prepared, settings.method, device=settings.device, progress=part(progress, 0.6, 0.85)
-        )
-        return values, {"network": {"name": card["name"], "weights_sha256": card["sha256"], "device": device}}
-    if settings.method == "captk":
-        values = captk_ap_rcbv(prepared.series.signal)
-        return np.where(prepared.usable, values, np.float32(np.nan)), {}
-    chosen = fit.integral if settings.method == "integral" else fit.corrected_integral
-    return prepared.volume(chosen), {}
+def _classical_volume(method: str, prepared: Prepared, fit: LeakageFit) -> np.ndarray:
+    """Return a classical method's map before normalisation."""
+    if method == "captk":
+        return np.where(prepared.usable, captk_ap_rcbv(prepared.series.signal), np.float32(np.nan))
+    return prepared.volume(fit.integral if method == "integral" else fit.corrected_integral)
 
 
 def _reference(

@@ -8,11 +8,12 @@ from typing import Literal
 from PerfusionCBVLib.errors import UsageError
 
 CLASSICAL_METHODS = ("bsw", "bidirectional", "integral", "captk")
-NETWORK_METHODS = ("unet-gru",)
+NETWORK_METHODS = ("unet-gru", "anchored-unet")
 METHODS = NETWORK_METHODS + CLASSICAL_METHODS
 
 METHOD_TITLES = {
     "unet-gru": "UNet-GRU",
+    "anchored-unet": "Anchored U-Net",
     "bsw": "Boxerman-Schmainda-Weisskoff",
     "bidirectional": "Bidirectional leakage correction",
     "integral": "Integral without leakage correction",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,37 @@ if TYPE_CHECKING:
 
 WEIGHTS_FOLDER = Path(__file__).resolve().parent.parent / "weights"
 
-ARCHITECTURES = {"unet-gru": ("PerfusionCBVLib.networks.unet_gru", "UNetGRU", "UNetGRUConfig")}
-"""Network name to module, network class and config class."""
+
+@dataclass(frozen=True)
+class Architecture:
+    """Where a network's code is, and what goes in and comes out, for its card."""
+
+    module: str
+    network: str
+    config: str
+    input: str
+    output: str
+
+
+ARCHITECTURES = {
+    "unet-gru": Architecture(
+        "PerfusionCBVLib.networks.unet_gru",
+        "UNetGRU",
+        "UNetGRUConfig",
+        "one axial slice: ΔR2* over the peak of the leak-free reference curve (dimensionless), 0 outside the brain, 45 "
+        "frames of 1.5 s from 12 s before bolus arrival, 128 × 128 pixels of 1.75 mm",
+        "rCBV relative to normal-appearing white matter, ≥ 0, before normalisation to the case's reference",
+    ),
+    "anchored-unet": Architecture(
+        "PerfusionCBVLib.networks.anchored_unet",
+        "AnchoredUNet",
+        "AnchoredUNetConfig",
+        "one axial slice on the series' own grid, any frame count and interval: features of the leakage fit of each "
+        "voxel (networks/features.py; dimensionless, relative to the leak-free reference curve), 0 outside the brain",
+        "blood volume relative to the leak-free reference curve's, before normalisation to the case's reference, and "
+        "its standard deviation",
+    ),
+}
 
 
 def read_card(name: str, folder: Path = WEIGHTS_FOLDER) -> dict[str, Any]:
@@ -72,10 +101,10 @@ def load_network(name: str, folder: Path = WEIGHTS_FOLDER) -> tuple[nn.Module, d
             f"The weights {path.name} have SHA-256 {found[:12]}…, the card says {card['sha256'][:12]}…: the file was "
             "altered or damaged. Install the package again."
         )
-    module_name, class_name, config_name = ARCHITECTURES[card["architecture"]]
-    module = importlib.import_module(module_name)
+    architecture = ARCHITECTURES[card["architecture"]]
+    module = importlib.import_module(architecture.module)
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in card["config"].items()}
-    network: nn.Module = getattr(module, class_name)(getattr(module, config_name)(**values))
+    network: nn.Module = getattr(module, architecture.network)(getattr(module, architecture.config)(**values))
     tensors = {k: v.to(torch.float32) if v.is_floating_point() else v for k, v in load(content).items()}
     try:
         network.load_state_dict(tensors, strict=True)
@@ -105,9 +134,8 @@ def save_network(
         "parameters": sum(p.numel() for p in network.parameters()),
         "precision": "float16",
         "sha256": hashlib.sha256(content).hexdigest(),
-        "input": "one axial slice: ΔR2* over the peak of the leak-free reference curve (dimensionless), 0 outside the "
-        "brain, 45 frames of 1.5 s from 12 s before bolus arrival, 128 × 128 pixels of 1.75 mm",
-        "output": "rCBV relative to normal-appearing white matter, ≥ 0, before normalisation to the case's reference",
+        "input": ARCHITECTURES[name].input,
+        "output": ARCHITECTURES[name].output,
         "intended_use": "research use only; not validated on patients",
         "training": training,
         "measured": measured,

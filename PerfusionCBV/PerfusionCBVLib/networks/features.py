@@ -81,3 +81,33 @@ def voxel_features(prepared: Prepared, fit: LeakageFit) -> np.ndarray:
     features = np.stack(columns, axis=1).astype(np.float32)
     np.nan_to_num(features, copy=False, nan=0.0)
     return features.clip(-LARGEST_VOLUME, LARGEST_VOLUME)
+
+
+def as_slices(values: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """Return (z, C, x, y) images of (V, C) values, 0 outside, x and y padded to multiples of 4 at their ends."""
+    width, height, slices = usable.shape
+    padded = (slices, width + -width % 4, height + -height % 4, values.shape[1])
+    images = np.zeros(padded, dtype=np.float32)
+    images[:, :width, :height][np.moveaxis(usable, 2, 0)] = values[_slice_order(usable)]
+    return np.ascontiguousarray(np.moveaxis(images, 3, 1))
+
+
+def from_slices(images: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """Return the (V,) values of (z, x, y) images: the inverse of `as_slices`."""
+    width, height, _ = usable.shape
+    return np.moveaxis(images[:, :width, :height], 0, 2)[usable]
+
+
+def network_slices(features: np.ndarray, usable: np.ndarray, voxel_size_mm: np.ndarray) -> np.ndarray:
+    """Return (z, 12, x, y) input of the anchored network: the features, the mask, the log of the pixel's size."""
+    pixel = 0.5 * np.log(voxel_size_mm[0] * voxel_size_mm[1] / 4.0)
+    count = features.shape[0]
+    columns = [features, np.ones((count, 1)), np.full((count, 1), pixel)]
+    return as_slices(np.concatenate(columns, axis=1).astype(np.float32), usable)
+
+
+def _slice_order(usable: np.ndarray) -> np.ndarray:
+    """Return the order that sorts values stored in (x, y, z) order into (z, x, y) order."""
+    place = np.zeros(usable.shape, dtype=np.int64)
+    place[usable] = np.arange(int(usable.sum()))
+    return np.moveaxis(place, 2, 0)[np.moveaxis(usable, 2, 0)]

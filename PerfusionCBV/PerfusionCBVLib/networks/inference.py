@@ -2,35 +2,57 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from PerfusionCBVLib.errors import UsageError
+from PerfusionCBVLib.leakage import LeakageFit
 from PerfusionCBVLib.networks.cards import load_network
+from PerfusionCBVLib.networks.features import from_slices, network_slices, voxel_features
 from PerfusionCBVLib.networks.grid import network_grid, network_input
 from PerfusionCBVLib.preparation import Prepared
 from PerfusionCBVLib.progress import Progress
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 SLICES_AT_ONCE = 8
 
 
-def network_rcbv(
-    prepared: Prepared, name: str, *, device: str, progress: Progress
-) -> tuple[np.ndarray, dict[str, Any], str]:
-    """Return the network's rCBV on the series' own grid, the network's card, and the device that ran it.
+@dataclass(frozen=True, eq=False)
+class NetworkMap:
+    """What a network says of a series.
+
+    Attributes
+    ----------
+    rcbv : (x, y, z) float32 array
+        NaN where the brain has no usable signal.
+    deviation : (x, y, z) float32 array or None
+        Standard deviation of `rcbv`, where the network knows it.
+    card : dict
+    device : str
+    """
+
+    rcbv: np.ndarray
+    deviation: np.ndarray | None
+    card: dict[str, Any]
+    device: str
+
+
+def network_rcbv(prepared: Prepared, fit: LeakageFit, name: str, *, device: str, progress: Progress) -> NetworkMap:
+    """Return the network's rCBV on the series' own grid.
 
     Parameters
     ----------
+    prepared : Prepared
+    fit : LeakageFit
+        Unidirectional; what the anchored network adjusts.
+    name : str
+        One of `settings.NETWORK_METHODS`.
     device : "auto", "cpu", "cuda" or "mps"
-
-    Returns
-    -------
-    (x, y, z) float32 array, {ratio}
-        NaN where the brain has no usable signal.
 
     Raises
     ------
@@ -40,22 +62,33 @@ def network_rcbv(
         The device is not there.
     """
     network, card = load_network(name)
-    import torch
-
     chosen = choose_device(device)
     network = network.to(chosen)
+    if name == "anchored-unet":
+        features = voxel_features(prepared, fit)
+        slices = network_slices(features, prepared.usable, np.array(prepared.series.voxel_size_mm))
+        volume, deviation = _run(network, slices, chosen, progress)
+        maps = [prepared.volume(from_slices(image, prepared.usable)) for image in (volume, deviation)]
+        return NetworkMap(maps[0], maps[1], card, str(chosen))
     grid = network_grid(prepared.mask, prepared.series.affine)
-    slices, _ = network_input(prepared, grid)
-    predicted = np.empty((slices.shape[0], *slices.shape[2:]), dtype=np.float32)
+    (predicted,) = _run(network, network_input(prepared, grid)[0], chosen, progress)
+    values = np.where(prepared.usable, grid.to_voxels(predicted), np.float32(np.nan))
+    return NetworkMap(values, None, card, str(chosen))
+
+
+def _run(network: nn.Module, slices: np.ndarray, device: torch.device, progress: Progress) -> list[np.ndarray]:
+    """Return each output of the network, (z, h, w), slice batch by slice batch."""
+    import torch
+
+    batches = []
     with torch.inference_mode():
         for start in range(0, len(slices), SLICES_AT_ONCE):
-            progress(
-                start / len(slices), f"Network on slices {start + 1} to {min(start + SLICES_AT_ONCE, len(slices))}"
-            )
-            batch = torch.from_numpy(slices[start : start + SLICES_AT_ONCE]).to(chosen)
-            predicted[start : start + SLICES_AT_ONCE] = network(batch)[:, 0].cpu().numpy()
-    values = grid.to_voxels(predicted)
-    return np.where(prepared.usable, values, np.float32(np.nan)), card, str(chosen)
+            stop = min(start + SLICES_AT_ONCE, len(slices))
+            progress(start / len(slices), f"Network on slices {start + 1} to {stop}")
+            outputs = network(torch.from_numpy(slices[start:stop]).to(device))
+            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+            batches.append([output[:, 0].float().cpu().numpy() for output in outputs])
+    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 
 
 def choose_device(device: str) -> torch.device:

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from PerfusionCBVLib.errors import QualityError
+from PerfusionCBVLib.errors import QualityError, TimingError
+from PerfusionCBVLib.leakage import correct_unidirectional
+from PerfusionCBVLib.networks.features import voxel_features
 from PerfusionCBVLib.networks.grid import network_grid, network_input
-from PerfusionCBVLib.preparation import find_mask_and_bolus, prepare
+from PerfusionCBVLib.preparation import Prepared, find_mask_and_bolus, prepare
 from PerfusionCBVLib.simulate import draw_subject, simulate
+from PerfusionCBVLib.simulate.subject import SimulatedSubject
 
 LARGEST_TARGET = 8.0
 """Targets above this, nearly all large vessels, are cut: under a squared loss they would drown the tissue."""
 
 MINIMUM_BRAIN_PIXELS = 400
+MINIMUM_NAWM_VOXELS = 30
+
+Sample = TypeVar("Sample")
 
 
 @dataclass(frozen=True, eq=False)
-class Slices:
-    """Slices of one simulated patient on the network's grid.
+class GridSlices:
+    """Slices of one simulated patient on the grid of the source paper's networks.
 
     Attributes
     ----------
@@ -35,39 +44,140 @@ class Slices:
     rcbv: np.ndarray
 
 
-def draw_slices(seed: int) -> Slices | None:
-    """Return the slices of the patient with this seed; None when its series would be refused."""
+@dataclass(frozen=True, eq=False)
+class FeatureVolume:
+    """Features of one simulated patient's voxels on the series' own grid.
+
+    Attributes
+    ----------
+    features : (V, 10) float16 array
+        See `networks.features`.
+    truth : (V,) float16 array
+        rCBV relative to normal-appearing white matter.
+    scale : float
+        The classical map's mean in normal-appearing white matter: `truth` × `scale` is what the map should be.
+    usable : (x, y, z) bool array
+        Where the V voxels are.
+    vessel : (V,) bool array
+    tissue : (V,) uint8 array
+        See `simulate.anatomy.TISSUES`.
+    voxel_size_mm : (3,) array
+    """
+
+    features: np.ndarray
+    truth: np.ndarray
+    scale: float
+    usable: np.ndarray
+    vessel: np.ndarray
+    tissue: np.ndarray
+    voxel_size_mm: np.ndarray
+
+    def save(self, path: Path) -> None:
+        """Write the volume; whoever is interrupted leaves no half file."""
+        fresh = path.with_name(f".{os.getpid()}-{path.name}")
+        packed = np.packbits(self.usable)
+        np.savez(
+            fresh,
+            features=self.features,
+            truth=self.truth,
+            scale=self.scale,
+            usable=packed,
+            shape=self.usable.shape,
+            vessel=self.vessel,
+            tissue=self.tissue,
+            voxel=self.voxel_size_mm,
+        )
+        os.replace(fresh, path)
+
+    @classmethod
+    def load(cls, path: Path) -> FeatureVolume:
+        """Read what `save` wrote."""
+        with np.load(path) as kept:
+            shape = tuple(kept["shape"])
+            usable = np.unpackbits(kept["usable"], count=int(np.prod(shape))).astype(bool).reshape(shape)
+            return cls(
+                kept["features"],
+                kept["truth"],
+                float(kept["scale"]),
+                usable,
+                kept["vessel"],
+                kept["tissue"],
+                kept["voxel"],
+            )
+
+
+def draw_prepared(seed: int) -> tuple[SimulatedSubject, Prepared] | None:
+    """Return the patient with this seed, prepared; None when the series would be refused or shows no white matter."""
     subject = simulate(draw_subject(np.random.default_rng(seed)))
     if not subject.nawm.any():
         return None
     try:
-        mask, timing = find_mask_and_bolus(subject.series)
-        prepared = prepare(subject.series, mask, timing)
-    except QualityError:
+        return subject, prepare(subject.series, *find_mask_and_bolus(subject.series))
+    except (QualityError, TimingError):
         return None
-    grid = network_grid(mask, subject.series.affine)
+
+
+def draw_grid_slices(seed: int) -> GridSlices | None:
+    """Return the slices of the patient with this seed; None when its series would be refused."""
+    drawn = draw_prepared(seed)
+    if drawn is None:
+        return None
+    subject, prepared = drawn
+    grid = network_grid(prepared.mask, subject.series.affine)
     signal, share = network_input(prepared, grid)
     truth = np.where(prepared.usable, np.nan_to_num(subject.truth["rcbv"]), 0.0)
     rcbv = grid.to_pixels(truth.astype(np.float32)) / np.maximum(share, 0.5)
     keep = (share > 0.5).sum(axis=(1, 2)) > MINIMUM_BRAIN_PIXELS
-    return Slices(
+    return GridSlices(
         signal=np.clip(signal[keep], -20, 20).astype(np.float16),
         rcbv=(rcbv.clip(0, LARGEST_TARGET) * (share > 0.05))[keep].astype(np.float16),
     )
 
 
-class SimulatedPatients(IterableDataset[Slices]):
+def draw_features(seed: int) -> FeatureVolume | None:
+    """Return the voxels of the patient with this seed; None when its series would be refused."""
+    drawn = draw_prepared(seed)
+    if drawn is None:
+        return None
+    subject, prepared = drawn
+    usable, timing = prepared.usable, prepared.timing
+    nawm = subject.nawm[usable]
+    if nawm.sum() < MINIMUM_NAWM_VOXELS:
+        return None
+    fit = correct_unidirectional(
+        prepared.delta_r2s_per_s,
+        prepared.reference_per_s,
+        subject.series.times_s,
+        fit=timing.after_arrival,
+        window=timing.first_pass,
+        baseline=timing.baseline,
+    )
+    features = voxel_features(prepared, fit)
+    truth = np.nan_to_num(subject.truth["rcbv"][usable]).astype(np.float32)
+    return FeatureVolume(
+        features=features.astype(np.float16),
+        truth=truth.astype(np.float16),
+        scale=float(features[nawm, 0].mean() / truth[nawm].mean()),
+        usable=usable,
+        vessel=subject.vessel[usable],
+        tissue=subject.tissue[usable],
+        voxel_size_mm=np.array(subject.series.voxel_size_mm),
+    )
+
+
+class SimulatedPatients(IterableDataset[Sample], Generic[Sample]):
     """An endless stream of patients; worker w of W draws seeds first + w, first + w + W, …"""
 
-    def __init__(self, first_seed: int) -> None:
+    def __init__(self, first_seed: int, draw: Callable[[int], Sample | None]) -> None:
         self.first_seed = first_seed
+        self.draw = draw
 
-    def __iter__(self) -> Iterator[Slices]:
+    def __iter__(self) -> Iterator[Sample]:
         torch.set_num_threads(1)
         worker = get_worker_info()
         seed, step = (self.first_seed, 1) if worker is None else (self.first_seed + worker.id, worker.num_workers)
         while True:
-            slices = draw_slices(seed)
-            if slices is not None:
-                yield slices
+            sample = self.draw(seed)
+            if sample is not None:
+                yield sample
             seed += step

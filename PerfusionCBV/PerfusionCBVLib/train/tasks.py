@@ -1,0 +1,202 @@
+"""What training one kind of network means: its samples, its batches, its loss, its validation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from PerfusionCBVLib.evaluate import finite_mean, nrmse
+from PerfusionCBVLib.networks.anchored_unet import AnchoredUNet, AnchoredUNetConfig
+from PerfusionCBVLib.networks.features import as_slices, network_slices
+from PerfusionCBVLib.networks.unet_gru import UNetGRU, UNetGRUConfig
+from PerfusionCBVLib.simulate.anatomy import TISSUES
+from PerfusionCBVLib.train.samples import (
+    LARGEST_TARGET,
+    MINIMUM_BRAIN_PIXELS,
+    FeatureVolume,
+    GridSlices,
+    draw_features,
+    draw_grid_slices,
+)
+
+
+class Task(Protocol):
+    """A kind of training; holds the latest samples to draw batches from."""
+
+    learning_rate: float
+    loss_text: str
+    draw: Callable[[int], Any]
+    slices: int
+    """How many slices the buffer holds."""
+
+    def build(self) -> nn.Module:
+        """Return the untrained network."""
+
+    def add(self, sample: Any) -> None:
+        """Take a patient into the buffer; the oldest slices leave."""
+
+    def batch(self, rng: np.random.Generator, size: int) -> tuple[Tensor, ...]:
+        """Return random slices."""
+
+    def loss(self, network: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        """Return the loss of a batch."""
+
+    def validate(self, network: nn.Module, samples: list[Any]) -> dict[str, float]:
+        """Return errors in the brain of the validation patients."""
+
+
+class GridTask:
+    """UNet-GRU after the source paper: 45 frames of 128 × 128 in, rCBV out, mean squared error."""
+
+    learning_rate = 1e-3
+    loss_text = f"mean squared error over the whole slice, targets cut at {LARGEST_TARGET:g}"
+
+    def __init__(self, capacity: int) -> None:
+        self.draw: Callable[[int], Any] = draw_grid_slices
+        self.slices = 0
+        self._signal = np.zeros((capacity, 45, 128, 128), np.float16)
+        self._rcbv = np.zeros((capacity, 128, 128), np.float16)
+        self._next = 0
+
+    def build(self) -> nn.Module:
+        """Return UNet-GRU."""
+        return UNetGRU(UNetGRUConfig())
+
+    def add(self, sample: GridSlices) -> None:
+        """Take a patient's slices."""
+        for signal, rcbv in zip(sample.signal, sample.rcbv, strict=True):
+            self._signal[self._next], self._rcbv[self._next] = signal, rcbv
+            self.slices = max(self.slices, self._next + 1)
+            self._next = (self._next + 1) % len(self._rcbv)
+
+    def batch(self, rng: np.random.Generator, size: int) -> tuple[Tensor, ...]:
+        """Return (B, 45, 128, 128) input and (B, 128, 128) truth, half of them mirrored."""
+        chosen = rng.choice(self.slices, size=size, replace=False)
+        signal, rcbv = self._signal[chosen].astype(np.float32), self._rcbv[chosen].astype(np.float32)
+        flipped = rng.random(size) < 0.5  # left and right of a head are alike
+        signal[flipped], rcbv[flipped] = signal[flipped, :, ::-1], rcbv[flipped, ::-1]
+        return torch.from_numpy(signal), torch.from_numpy(rcbv)
+
+    def loss(self, network: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        """Return the mean squared error, as in the source paper."""
+        signal, rcbv = batch
+        return nn.functional.mse_loss(network(signal)[:, 0].float(), rcbv)
+
+    def validate(self, network: nn.Module, samples: list[GridSlices]) -> dict[str, float]:
+        """Return NRMSE (eq. 1 of the source paper) and mean absolute error, against the (cut) truth."""
+        device = next(network.parameters()).device
+        found, wanted = [], []
+        for sample in samples:
+            predicted = network(torch.from_numpy(sample.signal.astype(np.float32)).to(device))[:, 0].cpu().numpy()
+            brain = sample.rcbv > 0
+            found.append(predicted[brain])
+            wanted.append(sample.rcbv[brain].astype(np.float32))
+        estimate, truth = np.concatenate(found), np.concatenate(wanted)
+        return {"nrmse": nrmse(estimate, truth), "mae": float(np.abs(estimate - truth).mean())}
+
+
+class AnchoredTask:
+    """Our own network: features of voxels in, blood volume and its standard deviation out.
+
+    Errors count relative to 0.5 + the network's own (detached) volume, so that vessels do not drown the tissue. A
+    weight that depended on the truth would pull the result towards small values; this one does not.
+    """
+
+    learning_rate = 2e-3
+    loss_text = (
+        "squared error relative to 0.5 + the network's own volume, vessels × 0.2; Gaussian likelihood for the SD"
+    )
+    PATCH = 96
+    VESSEL_WEIGHT = 0.2
+    LARGEST_VOLUME = 15.0
+
+    def __init__(self, capacity: int) -> None:
+        self.draw: Callable[[int], Any] = draw_features
+        self.slices = 0
+        self._capacity = capacity
+        self._kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._next = 0
+
+    def build(self) -> nn.Module:
+        """Return the anchored U-Net."""
+        return AnchoredUNet(AnchoredUNetConfig())
+
+    def add(self, sample: FeatureVolume) -> None:
+        """Take a patient's slices."""
+        features, target, weight = self._volumes(sample)
+        for k in np.flatnonzero(sample.usable.sum(axis=(0, 1)) > MINIMUM_BRAIN_PIXELS // 4):
+            kept = (features[k].astype(np.float16), target[k].astype(np.float16), weight[k].astype(np.float16))
+            if len(self._kept) < self._capacity:
+                self._kept.append(kept)
+            else:
+                self._kept[self._next] = kept
+                self._next = (self._next + 1) % self._capacity
+        self.slices = len(self._kept)
+
+    def batch(self, rng: np.random.Generator, size: int) -> tuple[Tensor, ...]:
+        """Return 96 × 96 patches: (B, 12, 96, 96) input, (B, 96, 96) truth and weight; mirrored at random."""
+        patches = []
+        for k in rng.choice(self.slices, size=size, replace=False):
+            arrays = self._kept[k]
+            height, width = arrays[1].shape
+            top, left = (int(rng.integers(0, max(n - self.PATCH, 0) + 1)) for n in (height, width))
+            flips = tuple(slice(None, None, int(rng.choice([-1, 1]))) for _ in range(2))
+            cut = (slice(top, top + self.PATCH), slice(left, left + self.PATCH))
+            patches.append([self._padded(a[(..., *cut)][(..., *flips)]) for a in arrays])
+        return tuple(torch.from_numpy(np.stack(parts).astype(np.float32)) for parts in zip(*patches, strict=True))
+
+    def loss(self, network: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        """Return the weighted squared error and the likelihood of the error under the network's own SD."""
+        features, target, weight = batch
+        volume, deviation = (x[:, 0].float() for x in network(features))
+        total = weight.sum().clamp(min=1)
+        error = volume - target
+        relative = error / (0.5 + volume.detach().clamp(min=0))
+        close = nn.functional.huber_loss(relative, torch.zeros_like(relative), reduction="none")
+        sd = deviation.clamp(min=1e-3)
+        likelihood = (error.detach() / sd).square().clamp(max=100) / 2 + sd.log()
+        return ((close + 0.02 * likelihood) * weight).sum() / total
+
+    def validate(self, network: nn.Module, samples: list[FeatureVolume]) -> dict[str, float]:
+        """Return means over patients: NRMSE, its ratio to the classical map's, tumour bias, coverage of 95 % intervals.
+
+        Outside vessels, against a truth brought to the classical map's scale.
+        """
+        device = next(network.parameters()).device
+        rows = []
+        for sample in samples:
+            features, target, weight = self._volumes(sample)
+            pairs = [network(torch.from_numpy(f[None]).to(device)) for f in features]
+            volume, deviation = (np.concatenate([p[i][:, 0].cpu().numpy() for p in pairs]) for i in (0, 1))
+            tissue = weight == 1
+            found, sd, truth = volume[tissue], deviation[tissue], target[tissue]
+            lesion = as_slices(sample.tissue[:, None], sample.usable)[:, 0][tissue] == TISSUES.index("enhancing")
+            error = nrmse(found, truth)
+            row = {"nrmse": error, "to_classical": error / nrmse(features[:, 0][tissue], truth)}
+            row["enhancing_bias"] = float(found[lesion].mean() / truth[lesion].mean() - 1) if lesion.any() else np.nan
+            row["coverage_95"] = float(np.mean(np.abs(found - truth) < 1.96 * sd))
+            rows.append(row)
+        return {key: finite_mean([row[key] for row in rows]) for key in rows[0]}
+
+    def _volumes(self, sample: FeatureVolume) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return (z, 12, x, y) input, (z, x, y) target and weight, x and y padded to multiples of 4."""
+        features = network_slices(sample.features.astype(np.float32), sample.usable, sample.voxel_size_mm)
+        target = np.minimum(sample.truth.astype(np.float32) * sample.scale, self.LARGEST_VOLUME)
+        weight = np.where(sample.vessel, np.float32(self.VESSEL_WEIGHT), np.float32(1))
+        return (
+            features,
+            as_slices(target[:, None], sample.usable)[:, 0],
+            as_slices(weight[:, None], sample.usable)[:, 0],
+        )
+
+    def _padded(self, patch: np.ndarray) -> np.ndarray:
+        missing = [(0, 0)] * (patch.ndim - 2) + [(0, self.PATCH - n) for n in patch.shape[-2:]]
+        return np.pad(patch, missing)
+
+
+TASKS: dict[str, Callable[[int], Task]] = {"unet-gru": GridTask, "anchored-unet": AnchoredTask}
+"""What `train` knows: network name to a task with a buffer of so many slices."""
