@@ -21,7 +21,7 @@ from PerfusionCBVLib.networks.grid import (
     network_grid,
     network_input,
 )
-from PerfusionCBVLib.networks.unet_gru import UNetGRU, UNetGRUConfig
+from PerfusionCBVLib.networks.unet_gru import UNetGRU
 from PerfusionCBVLib.preparation import find_mask_and_bolus, prepare
 from PerfusionCBVLib.progress import silent
 
@@ -121,29 +121,40 @@ def test_any_sampling_becomes_the_same_input(head, prepared, interval_s, frames)
     assert np.sum(found) == pytest.approx(np.sum(expected), rel=0.02)
 
 
-def test_output_is_a_non_negative_map(network):
-    with torch.inference_mode():
-        out = network(torch.randn(2, 45, 128, 128))
-    assert out.shape == (2, 1, 128, 128)
-    assert float(out.min()) >= 0
+PAPER = ["unet-gru", "convlstm2d", "conv3d"]
 
 
-def test_slices_do_not_see_each_other(network):
+@pytest.mark.parametrize("name", PAPER)
+def test_output_is_a_non_negative_map_whatever_the_batch(name):
     torch.manual_seed(2)
-    batch = torch.randn(3, 45, 128, 128)
+    network = cards.build_network(name).eval()
+    batch = torch.randn(2, 45, 128, 128)
     with torch.inference_mode():
         together = network(batch)
         alone = torch.cat([network(one[None]) for one in batch])
+    assert together.shape == (2, 1, 128, 128)
+    assert float(together.min()) >= 0
+    assert float(together.std()) > 0
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("attention", [False, True])
-def test_gradients_reach_every_parameter(attention):
+@pytest.mark.parametrize("name", PAPER)
+def test_gradients_reach_every_parameter(name):
     torch.manual_seed(3)
-    network = UNetGRU(UNetGRUConfig(attention=attention)).train()
+    network = cards.build_network(name, {"attention": True} if name == "unet-gru" else None).train()
     network(torch.randn(2, 45, 128, 128)).square().mean().backward()
     without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert without == []
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_order_of_frames_matters(name):
+    torch.manual_seed(5)
+    network = cards.build_network(name).eval()
+    curve = torch.linspace(-1, 1, 45).sin()[:, None, None] * torch.rand(45, 128, 128)
+    with torch.inference_mode():
+        forward, backward = network(curve[None]), network(curve.flip(0)[None])
+    assert float((forward - backward).abs().max()) > 1e-4
 
 
 def test_the_bottleneck_sees_the_whole_slice(network):

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from PerfusionCBVLib.errors import UsageError
 from PerfusionCBVLib.evaluate import TEST_SEED
 from PerfusionCBVLib.networks.cards import load_network
-from PerfusionCBVLib.train import loop
+from PerfusionCBVLib.train import loop, samples
 from PerfusionCBVLib.train.loop import VALIDATION_SEED, TrainingSettings, train
 from PerfusionCBVLib.train.samples import (
     LARGEST_TARGET,
@@ -83,6 +84,18 @@ def test_kept_features_come_back(voxels, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["44.npz"]
 
 
+def test_kept_patients_are_not_drawn_again(voxels, tmp_path, monkeypatch):
+    voxels.save(tmp_path / "44.npz")
+    draw = TASKS["anchored-unet"](10, tmp_path).draw
+    monkeypatch.setattr(samples, "draw_features", lambda seed: voxels if seed == 45 else None)
+    np.testing.assert_array_equal(draw(44).truth, voxels.truth)
+    assert draw(46) is None
+    draw(45)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["44.npz", "45.npz"]
+    with pytest.raises(UsageError, match="anchored-unet only"):
+        TASKS["unet-gru"](10, tmp_path)
+
+
 def test_patches_keep_input_and_truth_together(voxels):
     task = TASKS["anchored-unet"](50)
     task.add(voxels)
@@ -104,8 +117,8 @@ def quick(monkeypatch, slices, voxels, name):
     few = GridSlices(slices.signal[:4], slices.rcbv[:4]) if name == "unet-gru" else voxels
     task = TASKS[name]
 
-    def build(capacity):
-        made = task(capacity)
+    def build(capacity, patients):
+        made = task(capacity, patients)
         made.draw = lambda seed: few
         return made
 

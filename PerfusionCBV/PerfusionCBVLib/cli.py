@@ -16,10 +16,11 @@ from tqdm import tqdm
 from PerfusionCBVLib import __version__, check, compute_maps, load_series, write_result
 from PerfusionCBVLib.errors import Cancelled, PerfusionError, UnreadableInputError
 from PerfusionCBVLib.masking import validate_mask
+from PerfusionCBVLib.networks.cards import ARCHITECTURES, known_networks, read_card
 from PerfusionCBVLib.progress import Progress, silent
 from PerfusionCBVLib.result import MapResult
 from PerfusionCBVLib.series import DynamicSeries
-from PerfusionCBVLib.settings import METHODS, NETWORK_METHODS, Settings
+from PerfusionCBVLib.settings import METHODS, Settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,7 +82,8 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="train a network on simulated patients; resumes where it was stopped")
     train.add_argument("--output", type=Path, required=True, metavar="DIR")
-    train.add_argument("--network", choices=NETWORK_METHODS, default=NETWORK_METHODS[0], help="default: %(default)s")
+    train.add_argument("--network", choices=ARCHITECTURES, default="unet-gru", help="default: %(default)s")
+    train.add_argument("--patients", metavar="DIR", help="keep drawn patients here for other runs (anchored-unet)")
     train.add_argument("--minutes", type=float, default=60.0)
     train.add_argument("--workers", type=int, default=1, help="processes that simulate; default: %(default)s")
     train.add_argument("--seed", type=int, default=1)
@@ -176,7 +178,9 @@ def _simulate(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     from PerfusionCBVLib.train.loop import TrainingSettings, train
 
-    settings = TrainingSettings(minutes=options.minutes, workers=options.workers, seed=options.seed)
+    settings = TrainingSettings(
+        minutes=options.minutes, workers=options.workers, seed=options.seed, patients=options.patients
+    )
     card = train(options.network, options.output, settings, lambda message: print(message, flush=True))
     print(f"Weights and card: {card.parent}")
     return 0
@@ -195,8 +199,6 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _models(options: argparse.Namespace) -> int:
-    from PerfusionCBVLib.networks.cards import known_networks, read_card
-
     cards = [read_card(name) for name in known_networks()]
     if options.json:
         print(_json(cards))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,17 +29,19 @@ class Architecture:
     output: str
 
 
+_SLICE_OVER_TIME = (
+    "one axial slice: ΔR2* over the peak of the leak-free reference curve (dimensionless), 0 outside the brain, 45 "
+    "frames of 1.5 s from 12 s before bolus arrival, 128 × 128 pixels of 1.75 mm"
+)
+_RCBV = "rCBV relative to normal-appearing white matter, ≥ 0, before normalisation to the case's reference"
+_PACKAGE = "PerfusionCBVLib.networks."
+
 ARCHITECTURES = {
-    "unet-gru": Architecture(
-        "PerfusionCBVLib.networks.unet_gru",
-        "UNetGRU",
-        "UNetGRUConfig",
-        "one axial slice: ΔR2* over the peak of the leak-free reference curve (dimensionless), 0 outside the brain, 45 "
-        "frames of 1.5 s from 12 s before bolus arrival, 128 × 128 pixels of 1.75 mm",
-        "rCBV relative to normal-appearing white matter, ≥ 0, before normalisation to the case's reference",
-    ),
+    "unet-gru": Architecture(_PACKAGE + "unet_gru", "UNetGRU", "UNetGRUConfig", _SLICE_OVER_TIME, _RCBV),
+    "convlstm2d": Architecture(_PACKAGE + "convlstm2d", "ConvLSTM2D", "ConvLSTM2DConfig", _SLICE_OVER_TIME, _RCBV),
+    "conv3d": Architecture(_PACKAGE + "conv3d", "Conv3D", "Conv3DConfig", _SLICE_OVER_TIME, _RCBV),
     "anchored-unet": Architecture(
-        "PerfusionCBVLib.networks.anchored_unet",
+        _PACKAGE + "anchored_unet",
         "AnchoredUNet",
         "AnchoredUNetConfig",
         "one axial slice on the series' own grid, any frame count and interval: features of the leakage fit of each "
@@ -101,16 +104,22 @@ def load_network(name: str, folder: Path = WEIGHTS_FOLDER) -> tuple[nn.Module, d
             f"The weights {path.name} have SHA-256 {found[:12]}…, the card says {card['sha256'][:12]}…: the file was "
             "altered or damaged. Install the package again."
         )
-    architecture = ARCHITECTURES[card["architecture"]]
-    module = importlib.import_module(architecture.module)
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in card["config"].items()}
-    network: nn.Module = getattr(module, architecture.network)(getattr(module, architecture.config)(**values))
+    network = build_network(card["architecture"], card["config"])
     tensors = {k: v.to(torch.float32) if v.is_floating_point() else v for k, v in load(content).items()}
     try:
         network.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
         raise ModelError(f"The weights {path.name} do not fit the architecture on their card: {error}") from error
     return network.eval(), card
+
+
+def build_network(name: str, config: Mapping[str, Any] | None = None) -> nn.Module:
+    """Return an untrained network of `ARCHITECTURES`, with the given config instead of its own."""
+    architecture = ARCHITECTURES[name]
+    module = importlib.import_module(architecture.module)
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in (config or {}).items()}
+    network: nn.Module = getattr(module, architecture.network)(getattr(module, architecture.config)(**values))
+    return network
 
 
 def save_network(

@@ -43,6 +43,8 @@ class TrainingSettings:
     mixed_precision: bool = True
     """Forward pass in bfloat16."""
     seed: int = 1
+    patients: str | None = None
+    """Folder that keeps drawn patients for other runs; networks that allow it only."""
     checkpoint_minutes: float = 2.0
 
 
@@ -85,7 +87,10 @@ def train(name: str, folder: Path, settings: TrainingSettings, report: Callable[
     if device.type == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads() - settings.workers))
     torch.manual_seed(settings.seed)
-    task = TASKS[name](settings.buffer_slices)
+    kept = None if settings.patients is None else Path(settings.patients)
+    if kept is not None:
+        kept.mkdir(parents=True, exist_ok=True)
+    task = TASKS[name](settings.buffer_slices, kept)
     network = task.build().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = _average(network, settings.ema_decay)
     optimiser = torch.optim.AdamW(network.parameters(), task.learning_rate, weight_decay=settings.weight_decay)
@@ -146,7 +151,7 @@ def train(name: str, folder: Path, settings: TrainingSettings, report: Callable[
     _save_checkpoint(checkpoint, network, average, optimiser, state)
     training = {
         "data": "simulated patients drawn by PerfusionCBVLib.simulate; no clinical data",
-        "settings": asdict(settings),
+        "settings": {key: value for key, value in asdict(settings).items() if key != "patients"},
         "loss": task.loss_text,
         "steps": state["step"],
         "slices_seen": state["step"] * settings.batch,

@@ -165,6 +165,17 @@ def draw_features(seed: int) -> FeatureVolume | None:
     )
 
 
+def draw_features_kept(folder: Path, seed: int) -> FeatureVolume | None:
+    """Return what `draw_features` returns, from the folder when an earlier run drew it, into the folder when not."""
+    path = folder / f"{seed}.npz"
+    if path.exists():
+        return FeatureVolume.load(path)
+    drawn = draw_features(seed)
+    if drawn is not None:
+        drawn.save(path)
+    return drawn
+
+
 class SimulatedPatients(IterableDataset[Sample], Generic[Sample]):
     """An endless stream of patients; worker w of W draws seeds first + w, first + w + W, …"""
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from PerfusionCBVLib.errors import UsageError
 from PerfusionCBVLib.evaluate import finite_mean, nrmse
-from PerfusionCBVLib.networks.anchored_unet import AnchoredUNet, AnchoredUNetConfig
+from PerfusionCBVLib.networks.cards import build_network
 from PerfusionCBVLib.networks.features import as_slices, network_slices
-from PerfusionCBVLib.networks.unet_gru import UNetGRU, UNetGRUConfig
 from PerfusionCBVLib.simulate.anatomy import TISSUES
 from PerfusionCBVLib.train.samples import (
     LARGEST_TARGET,
@@ -20,6 +22,7 @@ from PerfusionCBVLib.train.samples import (
     FeatureVolume,
     GridSlices,
     draw_features,
+    draw_features_kept,
     draw_grid_slices,
 )
 
@@ -50,12 +53,15 @@ class Task(Protocol):
 
 
 class GridTask:
-    """UNet-GRU after the source paper: 45 frames of 128 × 128 in, rCBV out, mean squared error."""
+    """The source paper's networks: 45 frames of 128 × 128 in, rCBV out, mean squared error."""
 
     learning_rate = 1e-3
     loss_text = f"mean squared error over the whole slice, targets cut at {LARGEST_TARGET:g}"
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, patients: Path | None = None, *, name: str = "unet-gru") -> None:
+        if patients is not None:
+            raise UsageError("Patients are kept for anchored-unet only: for this network one takes 24 MB.")
+        self._name = name
         self.draw: Callable[[int], Any] = draw_grid_slices
         self.slices = 0
         self._signal = np.zeros((capacity, 45, 128, 128), np.float16)
@@ -63,8 +69,8 @@ class GridTask:
         self._next = 0
 
     def build(self) -> nn.Module:
-        """Return UNet-GRU."""
-        return UNetGRU(UNetGRUConfig())
+        """Return the network."""
+        return build_network(self._name)
 
     def add(self, sample: GridSlices) -> None:
         """Take a patient's slices."""
@@ -114,16 +120,16 @@ class AnchoredTask:
     VESSEL_WEIGHT = 0.2
     LARGEST_VOLUME = 15.0
 
-    def __init__(self, capacity: int) -> None:
-        self.draw: Callable[[int], Any] = draw_features
+    def __init__(self, capacity: int, patients: Path | None = None) -> None:
+        self.draw: Callable[[int], Any] = draw_features if patients is None else partial(draw_features_kept, patients)
         self.slices = 0
         self._capacity = capacity
         self._kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._next = 0
 
     def build(self) -> nn.Module:
-        """Return the anchored U-Net."""
-        return AnchoredUNet(AnchoredUNetConfig())
+        """Return the network."""
+        return build_network("anchored-unet")
 
     def add(self, sample: FeatureVolume) -> None:
         """Take a patient's slices."""
@@ -198,5 +204,8 @@ class AnchoredTask:
         return np.pad(patch, missing)
 
 
-TASKS: dict[str, Callable[[int], Task]] = {"unet-gru": GridTask, "anchored-unet": AnchoredTask}
-"""What `train` knows: network name to a task with a buffer of so many slices."""
+TASKS: dict[str, Callable[[int, Path | None], Task]] = {
+    **{name: partial(GridTask, name=name) for name in ("unet-gru", "convlstm2d", "conv3d")},
+    "anchored-unet": AnchoredTask,
+}
+"""What `train` knows: network name to a task with a buffer of so many slices, and a folder that keeps patients."""
