@@ -16,7 +16,7 @@ FEATURES = (
     "dispersion",  # volume × extra variance of transit, over the width squared
     "tail",  # ΔR2* just after the first pass, over the reference's peak
     "late",  # ΔR2* of the last frames, over the reference's peak
-    "noise",  # log of the corrected volume's standard error
+    "noise",  # log of an upper bound of the corrected volume's standard error: area's and correction's added
     "misfit",  # log of residual SD over baseline SD
     "significance",  # K2 over its standard error, squashed
 )
@@ -61,9 +61,9 @@ def voxel_features(prepared: Prepared, fit: LeakageFit) -> np.ndarray:
     _, first, second = (curves @ project.T.astype(np.float32)).T
 
     tail = slice(timing.end, max(int(np.searchsorted(times_s, timing.end_s + TAIL_S)), timing.end + 2))
-    step = trapezoid_weights(times_s, window)
-    leak_area = area(running_integral(reference, times_s), times_s, window)
-    error = np.sqrt((fit.residual_sd**2) * np.sum(step**2) + (fit.k2_standard_error * leak_area) ** 2) / whole
+    frames_weight = float(np.sqrt(np.sum(trapezoid_weights(times_s, window) ** 2)))
+    leak_area = float(area(running_integral(reference, times_s), times_s, window))
+    error = np.hypot(fit.residual_sd * frames_weight, fit.k2_standard_error * leak_area) / whole
     baseline_sd = curves[:, timing.baseline].std(axis=1, ddof=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         columns = [

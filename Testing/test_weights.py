@@ -1,0 +1,86 @@
+"""What the embedded networks know: measured on heads and patients that no training saw."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from dsc_phantom import graded_head
+from PerfusionCBVLib import Settings, compute_maps
+from PerfusionCBVLib.evaluate import TEST_SEED, score
+from PerfusionCBVLib.networks.cards import ARCHITECTURES, WEIGHTS_FOLDER, known_networks, load_network, read_card
+from PerfusionCBVLib.settings import NETWORK_METHODS
+from PerfusionCBVLib.simulate import draw_subject, simulate
+from PerfusionCBVLib.simulate.anatomy import TISSUES
+
+EMBEDDED = sorted(NETWORK_METHODS)
+
+
+def test_every_network_method_has_weights_and_a_card():
+    assert known_networks() == EMBEDDED
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_card_and_weights_belong_together(name):
+    card = read_card(name)
+    content = (WEIGHTS_FOLDER / f"{name}.safetensors").read_bytes()
+    assert card["sha256"] == hashlib.sha256(content).hexdigest()
+    assert len(content) < 25e6
+    network, _ = load_network(name)
+    assert not network.training
+    assert card["parameters"] == sum(p.numel() for p in network.parameters())
+    assert card["input"] == ARCHITECTURES[name].input
+    assert card["training"]["steps"] > 1000
+    assert card["training"]["patients"] > 100
+    assert "research use only" in card["intended_use"]
+    json.dumps(card, allow_nan=False)
+
+
+@pytest.fixture(scope="module")
+def patient():
+    return simulate(draw_subject(np.random.default_rng(TEST_SEED + 500_027)))
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_better_than_the_plain_integral_on_an_unseen_patient(name, patient):
+    tissue = patient.brain & ~patient.vessel
+    enhancing = patient.tissue == TISSUES.index("enhancing")
+    rows = {}
+    for method in ("integral", name):
+        rcbv = compute_maps(patient.series, Settings(method=method)).maps["rcbv"].values
+        rows[method] = score(rcbv, patient.truth["rcbv"], tissue, enhancing)
+    assert rows[name]["nrmse"] < rows["integral"]["nrmse"]
+    assert rows[name]["ccc"] > rows["integral"]["ccc"]
+    assert rows[name]["mapped_fraction"] > 0.95
+
+
+@pytest.fixture(scope="module")
+def noisy_leaking_head():
+    """Made from formulas that the simulator does not share: no anatomy, no textures, no scanner."""
+    return graded_head((72, 80, 8), leakage_per_s=0.06, noise=25.0, seed=3)
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_better_than_the_plain_integral_on_a_head_unlike_the_simulators(name, noisy_leaking_head):
+    head = noisy_leaking_head
+    errors = {}
+    for method in ("integral", name):
+        rcbv = compute_maps(head.series, Settings(method=method), reference=head.white).maps["rcbv"].values
+        known = np.isfinite(rcbv) & (head.volume > 0.5)
+        errors[method] = np.sqrt(np.mean((rcbv - head.volume)[known] ** 2))
+    assert errors[name] < errors["integral"]
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_a_network_s_map_comes_with_the_classical_one_and_their_agreement(name, noisy_leaking_head):
+    head = noisy_leaking_head
+    result = compute_maps(head.series, Settings(method=name))
+    classical = compute_maps(head.series, Settings(method="bsw"))
+    np.testing.assert_allclose(
+        result.maps["rcbv_classical"].values, classical.maps["rcbv"].values, rtol=1e-5, atol=1e-6
+    )
+    assert result.provenance["network"]["weights_sha256"] == read_card(name)["sha256"]
+    assert -1 <= result.provenance["agreement"]["correlation"] <= 1
+    again = compute_maps(head.series, Settings(method=name))
+    np.testing.assert_array_equal(again.maps["rcbv"].values, result.maps["rcbv"].values)
