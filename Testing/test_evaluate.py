@@ -6,7 +6,7 @@ import pytest
 
 from dsc_phantom import graded_head
 from PerfusionCBVLib.errors import UnreadableInputError
-from PerfusionCBVLib.evaluate import concordance, evaluate_object, markdown_table, nrmse, score
+from PerfusionCBVLib.evaluate import bootstrap_interval, concordance, evaluate_object, markdown_table, nrmse, score
 
 
 def test_nrmse_is_rmse_over_the_rms_of_the_truth():
@@ -62,3 +62,11 @@ def test_an_object_folder_is_scored_and_an_incomplete_one_refused(tmp_path):
     table = markdown_table([integral, bsw]).splitlines()
     assert table[0].startswith("| method | nrmse | ccc |")
     assert len(table) == 4
+
+
+def test_bootstrap_interval_is_the_normal_one_for_many_subjects():
+    values = np.random.default_rng(1).normal(5.0, 2.0, 400)
+    low, high = bootstrap_interval(values)
+    assert (low, high) == pytest.approx((values.mean() - 1.96 * 0.1, values.mean() + 1.96 * 0.1), abs=0.03)
+    assert bootstrap_interval([3.0, 3.0, float("nan")]) == (3.0, 3.0)
+    assert np.isnan(bootstrap_interval([float("nan")])).all()

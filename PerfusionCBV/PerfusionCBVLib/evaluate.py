@@ -78,7 +78,9 @@ def evaluate_object(folder: Path, methods: Sequence[str], progress: Progress = s
 
 
 def evaluate_simulated(subjects: int, methods: Sequence[str], progress: Progress = silent) -> list[dict[str, Any]]:
-    """Return one row of mean scores a method over simulated patients that no network was trained on.
+    """Return one row of mean scores a method, over simulated patients that no network was trained on.
+
+    ``nrmse_low`` and ``nrmse_high`` are the 95 % interval of the mean NRMSE over patients.
 
     Patients whose series is refused, by any method, count in ``refused`` and are left out for all.
     """
@@ -103,15 +105,23 @@ def evaluate_simulated(subjects: int, methods: Sequence[str], progress: Progress
             collected[method].append(row)
     if refused == subjects:
         raise QualityError(f"All {subjects} simulated series were refused; there is nothing to compare.")
-    return [
-        {
-            "method": method,
-            **{key: finite_mean([row[key] for row in rows]) for key in rows[0]},
-            "subjects": len(rows),
-            "refused": refused,
-        }
-        for method, rows in collected.items()
-    ]
+    table = []
+    for method, rows in collected.items():
+        low, high = bootstrap_interval([row["nrmse"] for row in rows])
+        means = {key: finite_mean([row[key] for row in rows]) for key in rows[0]}
+        interval = {"nrmse_low": low, "nrmse_high": high}
+        table.append({"method": method, "nrmse": means.pop("nrmse"), **interval, **means, "subjects": len(rows)})
+    return [{**row, "refused": refused} for row in table]
+
+
+def bootstrap_interval(values: Sequence[float], *, draws: int = 2000) -> tuple[float, float]:
+    """Return the 95 % interval of the mean over subjects, by resampling them (Efron 1979, percentile method)."""
+    known = np.array([v for v in values if np.isfinite(v)])
+    if known.size == 0:
+        return float("nan"), float("nan")
+    chosen = np.random.default_rng(0).integers(known.size, size=(draws, known.size))
+    low, high = np.percentile(known[chosen].mean(axis=1), [2.5, 97.5])
+    return float(low), float(high)
 
 
 def markdown_table(rows: list[dict[str, Any]]) -> str:
