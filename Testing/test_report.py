@@ -339,3 +339,14 @@ def test_an_earlier_report_survives_a_failed_one(tmp_path):
         write_report(broken, tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == before
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_uncertainty_is_drawn_where_the_network_gives_it(tmp_path):
+    result = make_result(network=True)
+    assert "<h2>Uncertainty</h2>" not in page(result, tmp_path)
+    deviation = np.where(result.mask, 0.2, np.nan)
+    deviation[MARKER] = 0.4
+    result.maps["uncertainty"] = ParameterMap("uncertainty", deviation, RAS, "{ratio}", "Standard deviation of rCBV")
+    html = page(result, tmp_path)
+    assert "Standard deviation of rCBV. Window 0 to 0.20 ratio" in html
+    assert len(embedded_pictures(html)) == 6

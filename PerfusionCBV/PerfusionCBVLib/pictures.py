@@ -230,6 +230,27 @@ def k2_picture(result: MapResult) -> Image.Image:
     return _stack([_block(_map_tiles(view, result, k2.values, "diverging", *window), "", bar)])
 
 
+def uncertainty_window(result: MapResult) -> tuple[float, float]:
+    """Return the window of the uncertainty map: 0 to its 99th percentile in the brain."""
+    values = result.maps["uncertainty"].values[result.mask]
+    return 0.0, max(float(np.nanpercentile(values, 99)), 1e-3)
+
+
+def uncertainty_picture(result: MapResult) -> Image.Image:
+    """Return a strip of the network's own standard deviation over the baseline image.
+
+    Raises
+    ------
+    KeyError
+        The result has no ``uncertainty``.
+    """
+    deviation = result.maps["uncertainty"]
+    view = slice_view(result.series.affine, result.mask, COLUMNS)
+    window = uncertainty_window(result)
+    bar = _colour_bar("uniform", *window, f"SD ({unit_text(deviation.unit)})")
+    return _stack([_block(_map_tiles(view, result, deviation.values, "uniform", *window), "", bar)])
+
+
 def write_pictures(result: MapResult, folder: Path | str) -> list[Path]:
     """Write ``rcbv.png`` and, for a network, ``comparison.png`` into an existing folder; return their paths."""
     folder = Path(folder)

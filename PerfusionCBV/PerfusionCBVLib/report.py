@@ -26,6 +26,8 @@ from PerfusionCBVLib.pictures import (
     reference_picture,
     slice_view,
     symmetric_window,
+    uncertainty_picture,
+    uncertainty_window,
     unit_text,
     write_pictures,
 )
@@ -112,6 +114,7 @@ def report_html(result: MapResult) -> str:
         _first_lines(result),
         _maps_section(result, view),
         _comparison_section(result, view),
+        _uncertainty_section(result),
         _reference_section(result),
         _leakage_section(result),
         _curves_section(result),
@@ -254,6 +257,15 @@ def _comparison_section(result: MapResult, view: SliceView) -> str:
         caption = "The same slices. The maps have different units, so each has its own window and none is subtracted."
     caption += f" Classical: {_sentence(result.maps['rcbv_classical'].description)}"
     return "<h2>Network and classical map</h2>" + _figure(comparison_picture(result, view), caption, "Comparison")
+
+
+def _uncertainty_section(result: MapResult) -> str:
+    if "uncertainty" not in result.maps:
+        return ""
+    deviation = result.maps["uncertainty"]
+    high = uncertainty_window(result)[1]
+    caption = f"{_sentence(deviation.description)} Window 0 to {high:.2f} {unit_text(deviation.unit)}."
+    return "<h2>Uncertainty</h2>" + _figure(uncertainty_picture(result), caption, "Uncertainty of rCBV")
 
 
 def _reference_section(result: MapResult) -> str:
