@@ -55,6 +55,11 @@ def test_a_seed_is_a_patient(slices):
     np.testing.assert_array_equal(again.signal, slices.signal)
 
 
+def test_patients_already_drawn_come_first_and_once():
+    stream = iter(SimulatedPatients(100, lambda seed: seed if seed != 101 else None, [103, 100]))
+    assert list(itertools.islice(stream, 5)) == [103, 100, 102, 104, 105]
+
+
 def test_patients_for_training_validation_and_testing_never_meet():
     seeds = TrainingSettings().seed * 1_000_000
     assert seeds + 10_000_000 < VALIDATION_SEED

@@ -88,8 +88,10 @@ def train(name: str, folder: Path, settings: TrainingSettings, report: Callable[
         torch.set_num_threads(max(1, torch.get_num_threads() - settings.workers))
     torch.manual_seed(settings.seed)
     kept = None if settings.patients is None else Path(settings.patients)
+    drawn: list[int] = []
     if kept is not None:
         kept.mkdir(parents=True, exist_ok=True)
+        drawn = [seed for seed in sorted(int(path.stem) for path in kept.glob("[0-9]*.npz")) if seed < VALIDATION_SEED]
     task = TASKS[name](settings.buffer_slices, kept)
     network = task.build().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = _average(network, settings.ema_decay)
@@ -111,7 +113,7 @@ def train(name: str, folder: Path, settings: TrainingSettings, report: Callable[
     first_seed = settings.seed * 1_000_000 + state["patients"]
     patients = _Arrivals(
         DataLoader(
-            SimulatedPatients(first_seed, task.draw),
+            SimulatedPatients(first_seed, task.draw, drawn),
             batch_size=None,
             num_workers=settings.workers,
             multiprocessing_context="spawn" if settings.workers else None,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -177,18 +178,19 @@ def draw_features_kept(folder: Path, seed: int) -> FeatureVolume | None:
 
 
 class SimulatedPatients(IterableDataset[Sample], Generic[Sample]):
-    """An endless stream of patients; worker w of W draws seeds first + w, first + w + W, …"""
+    """An endless stream of patients: the seeds already drawn, then first, first + 1, …; W workers take every W-th."""
 
-    def __init__(self, first_seed: int, draw: Callable[[int], Sample | None]) -> None:
+    def __init__(self, first_seed: int, draw: Callable[[int], Sample | None], drawn: Sequence[int] = ()) -> None:
         self.first_seed = first_seed
         self.draw = draw
+        self.drawn = tuple(drawn)
 
     def __iter__(self) -> Iterator[Sample]:
         torch.set_num_threads(1)
         worker = get_worker_info()
-        seed, step = (self.first_seed, 1) if worker is None else (self.first_seed + worker.id, worker.num_workers)
-        while True:
+        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        fresh = (seed for seed in itertools.count(self.first_seed) if seed not in self.drawn)
+        for seed in itertools.islice(itertools.chain(self.drawn, fresh), first, None, step):
             sample = self.draw(seed)
             if sample is not None:
                 yield sample
-            seed += step
