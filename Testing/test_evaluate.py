@@ -6,7 +6,15 @@ import pytest
 
 from dsc_phantom import graded_head
 from PerfusionCBVLib.errors import UnreadableInputError
-from PerfusionCBVLib.evaluate import bootstrap_interval, concordance, evaluate_object, markdown_table, nrmse, score
+from PerfusionCBVLib.evaluate import (
+    bootstrap_interval,
+    concordance,
+    evaluate_object,
+    markdown_table,
+    nrmse,
+    score,
+    slice_scores,
+)
 
 
 def test_nrmse_is_rmse_over_the_rms_of_the_truth():
@@ -70,3 +78,21 @@ def test_bootstrap_interval_is_the_normal_one_for_many_subjects():
     assert (low, high) == pytest.approx((values.mean() - 1.96 * 0.1, values.mean() + 1.96 * 0.1), abs=0.03)
     assert bootstrap_interval([3.0, 3.0, float("nan")]) == (3.0, 3.0)
     assert np.isnan(bootstrap_interval([float("nan")])).all()
+
+
+def test_slice_scores_of_the_truth_are_perfect_and_of_a_shift_what_the_formulas_say():
+    g = np.random.default_rng(2)
+    truth = g.uniform(0.2, 1.0, (40, 40, 3))
+    brain = np.ones(truth.shape, bool)
+    brain[..., 2] = False
+    truth[0, 0, 0] = 50.0  # a vessel: clipped to the 99.9th percentile
+    perfect = slice_scores(np.where(brain, truth, np.nan), truth, brain)
+    assert perfect == {"nrmse_range": 0.0, "psnr_db": float("inf"), "ssim": pytest.approx(1.0), "mae": 0.0}
+    top = np.percentile(truth[brain], 99.9)
+    shifted = slice_scores(np.clip(truth, 0, top) - 0.1 * top, truth, brain)
+    # Nothing is clipped at 0 as long as the truth stays above the shift.
+    assert 0.1 * top < 0.2
+    assert shifted["nrmse_range"] == pytest.approx(0.1, rel=1e-6)
+    assert shifted["psnr_db"] == pytest.approx(20.0, rel=1e-6)
+    assert shifted["mae"] == pytest.approx(0.2, rel=1e-6)
+    assert 0.3 < shifted["ssim"] < 1.0

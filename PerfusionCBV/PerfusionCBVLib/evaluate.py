@@ -8,6 +8,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from skimage.metrics import structural_similarity
 
 from PerfusionCBVLib.errors import QualityError, UnreadableInputError
 from PerfusionCBVLib.load import load_series
@@ -58,6 +59,37 @@ def score(rcbv: np.ndarray, truth: np.ndarray, tissue: np.ndarray, enhancing: np
     }
 
 
+def slice_scores(rcbv: np.ndarray, truth: np.ndarray, brain: np.ndarray) -> dict[str, float]:
+    """Return the source paper's measures over whole slices, background included.
+
+    Both maps are clipped to 0 … the truth's 99.9th percentile in the brain, large vessels being above it, and divided
+    by that; outside the brain, and where a map has no value, they are 0.
+
+    Parameters
+    ----------
+    rcbv, truth : (x, y, z) arrays
+    brain : (x, y, z) bool array
+        Slices without brain do not count.
+
+    Returns
+    -------
+    dict
+        ``nrmse_range`` (RMSE over the range), ``psnr_db`` (−20·log10 of it), ``ssim`` (mean over slices, Wang et al.
+        2004) and ``mae`` (on a scale from −1 to 1, as the paper gives it).
+    """
+    top = float(np.percentile(truth[brain], 99.9))
+    slices = np.flatnonzero(brain.any(axis=(0, 1)))
+    a, b = (np.clip(np.nan_to_num(np.where(brain, m, 0))[..., slices], 0, top) / top for m in (rcbv, truth))
+    rmse = float(np.sqrt(np.mean((a - b) ** 2)))
+    similarity = [structural_similarity(a[..., k], b[..., k], data_range=1.0) for k in range(slices.size)]
+    return {
+        "nrmse_range": rmse,
+        "psnr_db": float(-20 * np.log10(rmse)) if rmse > 0 else float("inf"),
+        "ssim": float(np.mean(similarity)),
+        "mae": float(2 * np.mean(np.abs(a - b))),
+    }
+
+
 def evaluate_object(folder: Path, methods: Sequence[str], progress: Progress = silent) -> list[dict[str, Any]]:
     """Return one row of scores a method for a digital reference object (automatic mask and reference region)."""
     series = load_series(folder / "dsc.nii.gz")
@@ -73,7 +105,8 @@ def evaluate_object(folder: Path, methods: Sequence[str], progress: Progress = s
     for position, method in enumerate(methods):
         progress(position / len(methods), method)
         rcbv = compute_maps(series, Settings(method=method)).maps["rcbv"].values
-        rows.append({"method": method, **score(rcbv, truth, tissue, tumour == ENHANCING_IN_OBJECT)})
+        scores = score(rcbv, truth, tissue, tumour == ENHANCING_IN_OBJECT)
+        rows.append({"method": method, **scores, **slice_scores(rcbv, truth, brain > 0)})
     return rows
 
 
@@ -95,9 +128,10 @@ def evaluate_simulated(subjects: int, methods: Sequence[str], progress: Progress
         enhancing = subject.tissue == TISSUES.index("enhancing")
         tissue = subject.brain & ~subject.vessel
         try:
-            rows = [
-                score(_rcbv(subject.series, method), subject.truth["rcbv"], tissue, enhancing) for method in methods
-            ]
+            rows = []
+            for method in methods:
+                rcbv, truth = _rcbv(subject.series, method), subject.truth["rcbv"]
+                rows.append({**score(rcbv, truth, tissue, enhancing), **slice_scores(rcbv, truth, subject.brain)})
         except QualityError:
             refused += 1
             continue
