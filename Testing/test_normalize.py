@@ -15,7 +15,10 @@ SCALE = 37.0  # arbitrary unit of the unnormalised map
 class Head:
     """A brain drawn with formulas: folded cortex, fissure, insula, ventricles, deep grey matter, vessels, a tumour."""
 
-    def __init__(self, seed=0, side="left", yaw_deg=5.0, roll_deg=-4.0, noise_sd=0.15, shift_mm=(5.0, 3.0, 0.0)):
+    def __init__(
+        self, seed=0, side="left", yaw_deg=5.0, roll_deg=-4.0, noise_sd=0.15, shift_mm=(5.0, 3.0, 0.0), mixing=1.0
+    ):
+        self.mixing = mixing
         rng = np.random.default_rng(seed)
         shape, voxel_mm = (88, 88, 17), (2.3, 2.3, 7.0)
         self.affine = np.diag([*voxel_mm, 1.0])
@@ -74,7 +77,7 @@ class Head:
         out = np.zeros(self.labels.shape)
         for label, value in table.items():
             out[self.labels == label] = value
-        return ndimage.gaussian_filter(out, (0.5, 0.5, 0.15))  # partial volume
+        return ndimage.gaussian_filter(out, self.mixing * np.array([0.5, 0.5, 0.15]))  # partial volume
 
     def find(self, **changes):
         arrays = {n: getattr(self, n) for n in ("baseline", "rcbv", "k2", "mask", "affine")}
@@ -95,6 +98,14 @@ def test_reference_is_unbiased_white_matter_whatever_the_noise(noise_sd):
     assert abs(np.mean(chosen_noise)) < 0.02
     assert abs(np.mean(errors)) < 0.03
     assert np.max(np.abs(errors)) < 0.06
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_reference_is_white_matter_where_most_voxels_mix_it_with_grey_matter(seed):
+    """Coarse voxels: there is no peak of pure white matter in the histogram, only one of mixtures."""
+    head = Head(seed, "left", mixing=9.0)
+    region = head.find()
+    assert head.blood[region.mask].mean() == pytest.approx(1.0, abs=0.015)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -15,6 +15,7 @@ from PerfusionCBVLib.errors import GeometryError, QualityError
 Side = Literal["left", "right", "both"]
 
 MINIMUM_VOLUME_ML, WANTED_VOLUME_ML, MAXIMUM_VOLUME_ML = 1.0, 3.0, 20.0
+SMALLEST_PIECE_ML = 0.5
 MINIMUM_DEPTH_MM = 10.0
 MIDLINE_MM = 8.0
 LESION_MARGIN_MM = 10.0
@@ -25,6 +26,16 @@ LOWER_FRACTION = 0.3
 
 BAND = 0.3
 """White matter is within ± this fraction of its typical blood volume; grey matter is at 2 to 2.5 times it."""
+
+WHITE_PERCENTILE = 15.0
+"""Share of the tissue deep in the brain, in per cent, that holds less blood than typical white matter.
+
+Chosen on 16 simulated patients: the region's true blood volume is 1.01 (SD 0.03) times pure white matter's there. The
+lowest mode of the histogram gave 1.24 (SD 0.20).
+"""
+
+FLUID_FRACTION = 0.35
+"""Below this fraction of the median deep in the brain lies fluid."""
 
 BRIGHTNESS_BAND = 0.2
 MAXIMUM_STEP = 0.25
@@ -133,8 +144,8 @@ def find_nawm(
     other side (on both, when neither is abnormal): deep in the brain, away from the midline, fluid, lesion and the ends
     of the stack, with the blood volume and brightness typical of that depth and little change around it.
 
-    Voxels are chosen by the *smoothed* map, in a band that is symmetric about its lowest mode. Choosing low values of
-    the map itself would take noise for white matter: the reference would be too low and the whole map too high.
+    Voxels are chosen by the *smoothed* map, in a band about white matter's level. Choosing low values of the map itself
+    would take noise for white matter: the reference would be too low and the whole map too high.
 
     Parameters
     ----------
@@ -290,7 +301,7 @@ def _white_matter(
             f"Hardly any tissue lies {MINIMUM_DEPTH_MM:g} mm deep in the brain on the side away from the lesion, so no "
             f"normal white matter was found. {_ADVICE}"
         )
-    typical_blood = _lowest_mode(blood[deep])
+    typical_blood = _white_level(blood[deep])
     in_band = deep & (np.abs(blood - typical_blood) <= BAND * typical_blood)
     typical_brightness = float(np.median(brightness[in_band])) if in_band.any() else 0.0
     fluid = valid & (space.depth_mm > 5.0) & (blood < 0.4 * typical_blood)
@@ -308,13 +319,16 @@ def _white_matter(
     grid = np.meshgrid(*(np.arange(-r, r + 1) / max(r, 1) for r in radius), indexing="ij")
     disc = sum(g**2 for g in grid) <= 1.01
     pieces = ndimage.binary_opening(chosen, disc)
-    pieces = _large_components(pieces, 0.5 / space.voxel_ml)
+    pieces = _large_components(pieces, SMALLEST_PIECE_ML / space.voxel_ml)
     if np.count_nonzero(pieces) * space.voxel_ml < MINIMUM_VOLUME_ML:
         raise QualityError(
             f"Less than {MINIMUM_VOLUME_ML:g} ml of tissue away from the lesion looks like normal white matter. "
             f"{_ADVICE}"
         )
-    return _innermost(pieces, MAXIMUM_VOLUME_ML / space.voxel_ml, space)
+    # Shrinking leaves crumbs.
+    return _large_components(
+        _innermost(pieces, MAXIMUM_VOLUME_ML / space.voxel_ml, space), SMALLEST_PIECE_ML / space.voxel_ml
+    )
 
 
 def _middle_slices(space: BrainSpace) -> np.ndarray:
@@ -330,18 +344,16 @@ def _middle_slices(space: BrainSpace) -> np.ndarray:
     return keep.reshape([-1 if a == axis else 1 for a in range(3)])
 
 
-def _lowest_mode(values: np.ndarray) -> float:
-    """Return the lowest of the prominent modes of positive values; deep in the brain, white matter's."""
+def _white_level(values: np.ndarray) -> float:
+    """Return white matter's typical value among smoothed blood volumes deep in the brain.
+
+    A low percentile, and not the lowest mode of the histogram: where voxels mix white and grey matter there is one
+    mode, half-way between them. Fluid is left out first.
+    """
     typical = float(np.median(values))
     if not typical > 0:
         raise QualityError(f"The typical blood volume deep in the brain is {typical:.3g}; must be above 0. {_ADVICE}")
-    edges = np.linspace(0.0, 3.0 * typical, 121)
-    density = ndimage.gaussian_filter1d(np.histogram(values, edges)[0].astype(float), 4.0)
-    centres = 0.5 * (edges[1:] + edges[:-1])
-    is_mode = (density[1:-1] > density[:-2]) & (density[1:-1] >= density[2:])
-    modes = np.flatnonzero(is_mode) + 1
-    prominent = modes[(density[modes] > 0.4 * density.max()) & (centres[modes] > 0.3 * typical)]
-    return float(centres[prominent[0]]) if prominent.size else typical
+    return float(np.percentile(values[values > FLUID_FRACTION * typical], WHITE_PERCENTILE))
 
 
 def _large_components(binary: np.ndarray, minimum_voxels: float) -> np.ndarray:
