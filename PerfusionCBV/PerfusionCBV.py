@@ -20,13 +20,14 @@ from slicer.ScriptedLoadableModule import (
 RESOURCES = Path(__file__).parent / "Resources"
 # (name that the library and the command line use, what the panel shows)
 METHODS = (
-    ("unet-gru", "UNet-GRU network"),
     ("bsw", "Leakage-corrected (Boxerman-Schmainda-Weisskoff)"),
+    ("unet-gru", "UNet-GRU network"),
+    ("anchored-unet", "Network that adjusts the leakage-corrected map"),
     ("bidirectional", "Leakage-corrected, bidirectional exchange"),
     ("integral", "Area under the curve, no leakage correction"),
     ("captk", "Area under the curve as in CaPTk"),
 )
-NETWORK_METHODS = ("unet-gru",)
+NETWORK_METHODS = ("unet-gru", "anchored-unet")
 
 
 class PerfusionCBV(ScriptedLoadableModule):

@@ -189,11 +189,11 @@ class GradedHead:
     leakage_per_s: np.ndarray  # K2 of the model of Boxerman et al. 2006
 
 
-def graded_head(shape=(56, 64, 8), *, frames=50, leakage_per_s=0.0, noise=4.0, seed=0, peak_per_s=6.0):
+def graded_head(shape=(56, 64, 8), *, frames=50, interval_s=1.5, leakage_per_s=0.0, noise=4.0, seed=0, peak_per_s=6.0):
     """Return a head with a white core, a grey rim, a fluid centre, scalp, and a sphere of lesion on its left.
 
     ΔR2*(t) = volume · reference(t) − K2 · ∫ reference, with K2 = `leakage_per_s` in the lesion and 0 elsewhere.
-    Interval 1.5 s, arrival near 20 s, TE 30 ms.
+    Arrival near 20 s, TE 30 ms.
     """
     g = np.random.default_rng(seed)
     voxel_mm = (3.4, 3.4, 6.0)
@@ -207,9 +207,9 @@ def graded_head(shape=(56, 64, 8), *, frames=50, leakage_per_s=0.0, noise=4.0, s
     volume = np.where(lesion, 3.0, np.where(white, 1.0, np.where(fluid, 0.2, 2.0))) * brain
     baseline = np.where(fluid, 900.0, np.where(white, 560.0, 680.0)) * brain
     baseline += 250 * ((radius > 1.08) & (radius < 1.16))
-    times_s = np.arange(frames) * 1.5
+    times_s = np.arange(frames) * interval_s
     reference = peak_per_s * gamma_variate(times_s, 20, 9, 3)
-    running = np.concatenate([[0], np.cumsum((reference[1:] + reference[:-1]) / 2 * 1.5)])
+    running = np.concatenate([[0], np.cumsum((reference[1:] + reference[:-1]) / 2 * interval_s)])
     leakage = np.where(lesion, leakage_per_s, 0.0)
     delta = volume[..., None] * reference - leakage[..., None] * running
     thermal = g.standard_normal((2, *shape, frames)) * noise

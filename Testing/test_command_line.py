@@ -245,3 +245,14 @@ def test_as_a_process(nifti, tmp_path):
     assert (good.returncode, good.stderr) == (0, "")
     bad = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, check=False)
     refused(bad.returncode, bad.stderr, tmp_path.name)
+
+
+def test_demo_maps_with_the_network_and_writes_the_classical_map_beside_it(capsys, tmp_path):
+    code, out, _ = run(capsys, "demo", "--output", tmp_path)
+    assert code == 0
+    assert "report.html" in out
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names >= FILES | {"rcbv_classical.nii.gz"}
+    provenance = json.loads((tmp_path / "provenance.json").read_text("utf-8"))
+    assert provenance["settings"]["method"] == "unet-gru"
+    assert len(provenance["network"]["weights_sha256"]) == 64

@@ -135,6 +135,17 @@ def quick(monkeypatch, slices, voxels, name):
     )  # fmt: skip
 
 
+def test_a_simulator_that_dies_stops_the_training(tmp_path, quick, name, monkeypatch):
+    def die(self):
+        yield from itertools.repeat(next(self_samples), 3)
+        raise RuntimeError("worker exited")
+
+    self_samples = iter(SimulatedPatients(0, lambda seed: None))
+    monkeypatch.setattr(SimulatedPatients, "__iter__", die)
+    with pytest.raises(RuntimeError, match="worker exited"):
+        train(name, tmp_path, quick, lambda message: None)
+
+
 def history(folder):
     with (folder / "history.csv").open(newline="") as file:
         return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -84,3 +85,26 @@ def test_a_network_s_map_comes_with_the_classical_one_and_their_agreement(name, 
     assert -1 <= result.provenance["agreement"]["correlation"] <= 1
     again = compute_maps(head.series, Settings(method=name))
     np.testing.assert_array_equal(again.maps["rcbv"].values, result.maps["rcbv"].values)
+
+
+def tissue_means(series, head):
+    rcbv = compute_maps(series, Settings(method="anchored-unet"), reference=head.white).maps["rcbv"].values
+    return np.array([np.nanmean(rcbv[region]) for region in (head.volume == 2, head.lesion)])
+
+
+def test_frame_interval_and_count_do_not_move_the_anchored_map():
+    means = []
+    for interval_s, frames in ((1.0, 120), (1.5, 60), (2.0, 45), (2.5, 40)):
+        head = graded_head(frames=frames, interval_s=interval_s, noise=6.0)
+        means.append(tissue_means(head.series, head))
+    assert (np.ptp(means, axis=0) / np.mean(means, axis=0)).max() < 0.03
+
+
+@pytest.mark.parametrize("frame", [5, 40], ids=["in the baseline", "in the tail"])
+def test_a_glitch_does_not_move_the_anchored_map(frame):
+    head = graded_head(noise=6.0)
+    clean = tissue_means(head.series, head)
+    signal = head.series.signal.copy()
+    signal[..., frame] *= 0.93
+    glitched = tissue_means(replace(head.series, signal=signal), head)
+    assert glitched == pytest.approx(clean, rel=0.05)

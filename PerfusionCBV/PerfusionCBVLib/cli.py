@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
 from PerfusionCBVLib import __version__, check, compute_maps, load_series, write_result
-from PerfusionCBVLib.errors import Cancelled, PerfusionError, UnreadableInputError
-from PerfusionCBVLib.masking import validate_mask
+from PerfusionCBVLib.errors import Cancelled, PerfusionError
+from PerfusionCBVLib.masking import read_mask
 from PerfusionCBVLib.networks.cards import ARCHITECTURES, known_networks, read_card
 from PerfusionCBVLib.progress import Progress, silent
 from PerfusionCBVLib.result import MapResult
@@ -91,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("evaluate", help="compare methods with a known truth")
     evaluate.add_argument("--object", type=Path, metavar="DIR", help="folder with dsc.nii.gz and truth_rcbv.nii.gz")
+    evaluate.add_argument("--reference", type=Path, metavar="FILE", help="reference region, with --object")
     evaluate.add_argument("--subjects", type=int, default=8, help="simulated patients, without --object")
     evaluate.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     evaluate.add_argument("--json", action="store_true", help="print the table as JSON")
@@ -115,7 +115,7 @@ def _demo(options: argparse.Namespace) -> int:
     with _ProgressBar() as progress:
         progress(0.0, "Simulating a patient")
         subject = simulate(demo_parameters())
-        result = compute_maps(subject.series, Settings(), progress=progress)
+        result = compute_maps(subject.series, Settings(method="unet-gru"), progress=progress)
         written = write_result(result, options.output)
     _print_summary(result, options.output)
     print(f"Open {options.output / 'report.html'} in a browser ({len(written)} files written).")
@@ -127,8 +127,8 @@ def _map(options: argparse.Namespace) -> int:
     with _ProgressBar() as progress:
         progress(0.0, "Reading")
         series = _load(options)
-        mask = None if options.mask is None else _read_mask(options.mask, series)
-        reference = None if options.reference is None else _read_mask(options.reference, series)
+        mask = None if options.mask is None else read_mask(options.mask, series)
+        reference = None if options.reference is None else read_mask(options.reference, series)
         result = compute_maps(series, settings, mask=mask, reference=reference, progress=progress)
         progress(0.95, "Writing")
         written = write_result(result, options.output)
@@ -191,7 +191,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     with _ProgressBar() as progress:
         if options.object is not None:
-            rows = evaluate_object(options.object, options.methods, progress)
+            rows = evaluate_object(options.object, options.methods, progress, reference=options.reference)
         else:
             rows = evaluate_simulated(options.subjects, options.methods, progress)
     print(_json(rows) if options.json else markdown_table(rows))
@@ -216,17 +216,6 @@ def _load(options: argparse.Namespace) -> DynamicSeries:
         repetition_time_s=options.repetition_time,
         series_uid=options.series_uid,
     )
-
-
-def _read_mask(path: Path, series: DynamicSeries) -> np.ndarray:
-    try:
-        image = nib.load(path)
-        values = np.asanyarray(image.dataobj)  # type: ignore[attr-defined]
-    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
-        raise UnreadableInputError(
-            f"The mask {path} can't be read ({error}). Give a NIfTI on the series' grid."
-        ) from error
-    return validate_mask(values, series, image.affine)  # type: ignore[attr-defined]
 
 
 def _print_summary(result: MapResult, folder: Path) -> None:

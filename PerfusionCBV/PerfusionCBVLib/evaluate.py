@@ -12,6 +12,7 @@ from skimage.metrics import structural_similarity
 
 from PerfusionCBVLib.errors import QualityError, UnreadableInputError
 from PerfusionCBVLib.load import load_series
+from PerfusionCBVLib.masking import read_mask
 from PerfusionCBVLib.pipeline import compute_maps
 from PerfusionCBVLib.progress import Progress, silent
 from PerfusionCBVLib.series import DynamicSeries
@@ -90,9 +91,15 @@ def slice_scores(rcbv: np.ndarray, truth: np.ndarray, brain: np.ndarray) -> dict
     }
 
 
-def evaluate_object(folder: Path, methods: Sequence[str], progress: Progress = silent) -> list[dict[str, Any]]:
-    """Return one row of scores a method for a digital reference object (automatic mask and reference region)."""
+def evaluate_object(
+    folder: Path, methods: Sequence[str], progress: Progress = silent, *, reference: Path | None = None
+) -> list[dict[str, Any]]:
+    """Return one row of scores a method for a digital reference object.
+
+    The mask is found automatically, and so is the reference region unless a NIfTI of one is given.
+    """
     series = load_series(folder / "dsc.nii.gz")
+    region = None if reference is None else read_mask(reference, series)
     files = ("truth_rcbv", "brain", "vessel", "tumour")
     try:
         truth, brain, vessel, tumour = (np.asarray(nib.load(folder / f"{n}.nii.gz").dataobj) for n in files)  # type: ignore[attr-defined]
@@ -104,7 +111,7 @@ def evaluate_object(folder: Path, methods: Sequence[str], progress: Progress = s
     rows = []
     for position, method in enumerate(methods):
         progress(position / len(methods), method)
-        rcbv = compute_maps(series, Settings(method=method)).maps["rcbv"].values
+        rcbv = compute_maps(series, Settings(method=method), reference=region).maps["rcbv"].values
         scores = score(rcbv, truth, tissue, tumour == ENHANCING_IN_OBJECT)
         rows.append({"method": method, **scores, **slice_scores(rcbv, truth, brain > 0)})
     return rows

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import nibabel as nib
 import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-from PerfusionCBVLib.errors import GeometryError, QualityError
+from PerfusionCBVLib.errors import GeometryError, QualityError, UnreadableInputError
 from PerfusionCBVLib.series import DynamicSeries
 
 SCALP_FRACTION = 0.45
@@ -124,6 +127,26 @@ def validate_mask(mask: np.ndarray, series: DynamicSeries, affine: np.ndarray | 
     if not inside.any():
         raise GeometryError("The mask is empty. Give a mask that marks the brain, or leave it out to have it found.")
     return inside
+
+
+def read_mask(path: Path, series: DynamicSeries) -> np.ndarray:
+    """Return a mask or region of a NIfTI file, checked against the series by `validate_mask`.
+
+    Raises
+    ------
+    UnreadableInputError
+        The file can't be read.
+    GeometryError
+        See `validate_mask`.
+    """
+    try:
+        image = nib.load(path)
+        values = np.asanyarray(image.dataobj)  # type: ignore[attr-defined]
+    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
+        raise UnreadableInputError(
+            f"The mask {path} can't be read ({error}). Give a NIfTI on the series' grid."
+        ) from error
+    return validate_mask(values, series, image.affine)  # type: ignore[attr-defined]
 
 
 def _temporal_mean(signal: np.ndarray) -> np.ndarray:

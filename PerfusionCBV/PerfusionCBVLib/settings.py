@@ -12,8 +12,8 @@ NETWORK_METHODS = ("unet-gru", "anchored-unet")
 METHODS = NETWORK_METHODS + CLASSICAL_METHODS
 
 METHOD_TITLES = {
-    "unet-gru": "UNet-GRU",
     "anchored-unet": "Anchored U-Net",
+    "unet-gru": "UNet-GRU",
     "bsw": "Boxerman-Schmainda-Weisskoff",
     "bidirectional": "Bidirectional leakage correction",
     "integral": "Integral without leakage correction",
@@ -30,7 +30,8 @@ class Settings:
     Parameters
     ----------
     method : str
-        One of `METHODS`.
+        One of `METHODS`. The default is the classical map until a network beats it on data that shares no code with
+        our simulator.
     normalize : "nawm", "brain" or "none"
         What a value of 1 means: contralateral normal-appearing white matter (found, unless a reference region is
         given), the whole brain, or nothing (a classical map then is the area under ΔR2*, dimensionless).

@@ -58,13 +58,19 @@ class _Arrivals:
     def next(self, *, wait: bool) -> Any:
         """Return the next patient; without `wait`, None when there is none yet."""
         try:
-            return self._queue.get(block=wait)
+            arrived = self._queue.get(block=wait)
         except queue.Empty:
             return None
+        if isinstance(arrived, Exception):
+            raise arrived
+        return arrived
 
     def _receive(self, loader: DataLoader[Any]) -> None:
-        for sample in loader:
-            self._queue.put(sample)
+        try:
+            for sample in loader:
+                self._queue.put(sample)
+        except Exception as error:  # a simulator died: whoever trains has to know
+            self._queue.put(error)
 
 
 def train(name: str, folder: Path, settings: TrainingSettings, report: Callable[[str], None]) -> Path:

@@ -21,8 +21,8 @@ from PerfusionCBVLib.preparation import Prepared, find_mask_and_bolus, prepare
 from PerfusionCBVLib.simulate import draw_subject, simulate
 from PerfusionCBVLib.simulate.subject import SimulatedSubject
 
-LARGEST_TARGET = 8.0
-"""Targets above this, nearly all large vessels, are cut: under a squared loss they would drown the tissue."""
+LARGEST_TARGET, LARGEST_VESSEL_TARGET = 15.0, 5.0
+"""Targets of tissue and of large vessels are cut here: under a squared loss vessels would drown the tissue."""
 
 MINIMUM_BRAIN_PIXELS = 400
 MINIMUM_NAWM_VOXELS = 30
@@ -126,7 +126,8 @@ def draw_grid_slices(seed: int) -> GridSlices | None:
     subject, prepared = drawn
     grid = network_grid(prepared.mask, subject.series.affine)
     signal, share = network_input(prepared, grid)
-    truth = np.where(prepared.usable, np.nan_to_num(subject.truth["rcbv"]), 0.0)
+    largest = np.where(subject.vessel, LARGEST_VESSEL_TARGET, LARGEST_TARGET)
+    truth = np.where(prepared.usable, np.minimum(np.nan_to_num(subject.truth["rcbv"]), largest), 0.0)
     rcbv = grid.to_pixels(truth.astype(np.float32)) / np.maximum(share, 0.5)
     keep = (share > 0.5).sum(axis=(1, 2)) > MINIMUM_BRAIN_PIXELS
     return GridSlices(

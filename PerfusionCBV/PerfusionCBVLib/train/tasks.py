@@ -18,6 +18,7 @@ from PerfusionCBVLib.networks.features import as_slices, network_slices
 from PerfusionCBVLib.simulate.anatomy import TISSUES
 from PerfusionCBVLib.train.samples import (
     LARGEST_TARGET,
+    LARGEST_VESSEL_TARGET,
     MINIMUM_BRAIN_PIXELS,
     FeatureVolume,
     GridSlices,
@@ -56,7 +57,10 @@ class GridTask:
     """The source paper's networks: 45 frames of 128 × 128 in, rCBV out, mean squared error."""
 
     learning_rate = 1e-3
-    loss_text = f"mean squared error over the whole slice, targets cut at {LARGEST_TARGET:g}"
+    loss_text = (
+        f"mean squared error over the whole slice, targets cut at {LARGEST_TARGET:g}, in large vessels at "
+        f"{LARGEST_VESSEL_TARGET:g}"
+    )
 
     def __init__(self, capacity: int, patients: Path | None = None, *, name: str = "unet-gru") -> None:
         if patients is not None:
