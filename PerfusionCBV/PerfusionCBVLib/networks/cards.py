@@ -104,10 +104,11 @@ def load_network(name: str, folder: Path = WEIGHTS_FOLDER) -> tuple[nn.Module, d
             f"The weights {path.name} have SHA-256 {found[:12]}…, the card says {card['sha256'][:12]}…: the file was "
             "altered or damaged. Install the package again."
         )
-    network = build_network(card["architecture"], card["config"])
+    with torch.device("meta"):  # no memory for weights that are replaced at once
+        network = build_network(card["architecture"], card["config"])
     tensors = {k: v.to(torch.float32) if v.is_floating_point() else v for k, v in load(content).items()}
     try:
-        network.load_state_dict(tensors, strict=True)
+        network.load_state_dict(tensors, strict=True, assign=True)
     except RuntimeError as error:
         raise ModelError(f"The weights {path.name} do not fit the architecture on their card: {error}") from error
     return network.eval(), card

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-SLICES_AT_ONCE = 8
+SLICES_AT_ONCE = 4
 
 
 @dataclass(frozen=True, eq=False)
