@@ -223,11 +223,8 @@ def k2_picture(result: MapResult) -> Image.Image:
     KeyError
         The result has no ``k2``.
     """
-    k2 = result.maps["k2"]
-    view = slice_view(result.series.affine, result.mask, COLUMNS)
-    window = symmetric_window(k2.values[result.mask])
-    bar = _colour_bar("diverging", *window, f"K2 ({unit_text(k2.unit)})")
-    return _stack([_block(_map_tiles(view, result, k2.values, "diverging", *window), "", bar)])
+    window = symmetric_window(result.maps["k2"].values[result.mask])
+    return _strip(result, "k2", "diverging", window, "K2")
 
 
 def uncertainty_window(result: MapResult) -> tuple[float, float]:
@@ -244,11 +241,15 @@ def uncertainty_picture(result: MapResult) -> Image.Image:
     KeyError
         The result has no ``uncertainty``.
     """
-    deviation = result.maps["uncertainty"]
+    return _strip(result, "uncertainty", "uniform", uncertainty_window(result), "SD")
+
+
+def _strip(result: MapResult, name: str, table: TableName, window: tuple[float, float], label: str) -> Image.Image:
+    """Return one row of slices of a map over the baseline image, with its colour bar."""
+    map_ = result.maps[name]
     view = slice_view(result.series.affine, result.mask, COLUMNS)
-    window = uncertainty_window(result)
-    bar = _colour_bar("uniform", *window, f"SD ({unit_text(deviation.unit)})")
-    return _stack([_block(_map_tiles(view, result, deviation.values, "uniform", *window), "", bar)])
+    bar = _colour_bar(table, *window, f"{label} ({unit_text(map_.unit)})")
+    return _stack([_block(_map_tiles(view, result, map_.values, table, *window), "", bar)])
 
 
 def write_pictures(result: MapResult, folder: Path | str) -> list[Path]:
