@@ -13,11 +13,11 @@ from PerfusionCBVLib.captk import captk_ap_rcbv
 from PerfusionCBVLib.concentration import Status
 from PerfusionCBVLib.errors import QualityError, UsageError
 from PerfusionCBVLib.findings import Finding
-from PerfusionCBVLib.leakage import LeakageFit, correct_bidirectional, correct_unidirectional
+from PerfusionCBVLib.leakage import LeakageFit, correct_bidirectional
 from PerfusionCBVLib.masking import validate_mask
 from PerfusionCBVLib.motion import correct_motion
 from PerfusionCBVLib.normalize import find_nawm, normalise
-from PerfusionCBVLib.preparation import Prepared, find_mask_and_bolus, prepare
+from PerfusionCBVLib.preparation import Prepared, find_mask_and_bolus, fit_leakage, prepare
 from PerfusionCBVLib.progress import Progress, part, silent
 from PerfusionCBVLib.quality import check
 from PerfusionCBVLib.result import MapResult
@@ -96,14 +96,8 @@ def compute_maps(
     prepared = prepare(moved, inside, timing)
     clock.lap("ΔR2*")
     progress(0.55, "Correcting leakage")
-    windows: dict[str, Any] = {
-        "fit": timing.after_arrival,
-        "window": timing.first_pass,
-        "baseline": timing.baseline,
-    }
-    curves = (prepared.delta_r2s_per_s, prepared.reference_per_s, series.times_s)
-    bsw = correct_unidirectional(*curves, **windows)
-    fit = correct_bidirectional(*curves, **windows) if settings.method == "bidirectional" else bsw
+    bsw = fit_leakage(prepared)
+    fit = fit_leakage(prepared, correct_bidirectional) if settings.method == "bidirectional" else bsw
     clock.lap("leakage correction")
 
     deviation = None

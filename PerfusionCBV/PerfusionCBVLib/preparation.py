@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from PerfusionCBVLib.concentration import Status, delta_r2s, voxel_status
 from PerfusionCBVLib.errors import QualityError, TimingError
-from PerfusionCBVLib.leakage import leak_free_reference
+from PerfusionCBVLib.leakage import LeakageFit, correct_unidirectional, leak_free_reference
 from PerfusionCBVLib.masking import brain_mask, validate_mask
 from PerfusionCBVLib.series import DynamicSeries
 from PerfusionCBVLib.timing import BolusTiming, find_bolus
@@ -99,4 +100,29 @@ def prepare(series: DynamicSeries, mask: np.ndarray, timing: BolusTiming) -> Pre
         baseline=series.signal[..., timing.baseline].mean(axis=-1),
         delta_r2s_per_s=curves,
         reference_per_s=np.asarray(reference, dtype=np.float64),
+    )
+
+
+def fit_leakage(prepared: Prepared, correct: Callable[..., LeakageFit] = correct_unidirectional) -> LeakageFit:
+    """Return the leakage fit of every usable voxel; maps and training samples both start from it.
+
+    Parameters
+    ----------
+    prepared : Prepared
+    correct : function
+        `leakage.correct_unidirectional` or `leakage.correct_bidirectional`.
+
+    Raises
+    ------
+    TimingError, QualityError
+        See `leakage.correct_unidirectional`.
+    """
+    timing = prepared.timing
+    return correct(
+        prepared.delta_r2s_per_s,
+        prepared.reference_per_s,
+        prepared.series.times_s,
+        fit=timing.after_arrival,
+        window=timing.first_pass,
+        baseline=timing.baseline,
     )

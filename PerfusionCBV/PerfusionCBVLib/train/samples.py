@@ -14,10 +14,9 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from PerfusionCBVLib.errors import QualityError, TimingError
-from PerfusionCBVLib.leakage import correct_unidirectional
 from PerfusionCBVLib.networks.features import voxel_features
 from PerfusionCBVLib.networks.grid import network_grid, network_input
-from PerfusionCBVLib.preparation import Prepared, find_mask_and_bolus, prepare
+from PerfusionCBVLib.preparation import Prepared, find_mask_and_bolus, fit_leakage, prepare
 from PerfusionCBVLib.simulate import draw_subject, simulate
 from PerfusionCBVLib.simulate.subject import SimulatedSubject
 
@@ -142,19 +141,11 @@ def draw_features(seed: int) -> FeatureVolume | None:
     if drawn is None:
         return None
     subject, prepared = drawn
-    usable, timing = prepared.usable, prepared.timing
+    usable = prepared.usable
     nawm = subject.nawm[usable]
     if nawm.sum() < MINIMUM_NAWM_VOXELS:
         return None
-    fit = correct_unidirectional(
-        prepared.delta_r2s_per_s,
-        prepared.reference_per_s,
-        subject.series.times_s,
-        fit=timing.after_arrival,
-        window=timing.first_pass,
-        baseline=timing.baseline,
-    )
-    features = voxel_features(prepared, fit)
+    features = voxel_features(prepared, fit_leakage(prepared))
     truth = np.nan_to_num(subject.truth["rcbv"][usable]).astype(np.float32)
     return FeatureVolume(
         features=features.astype(np.float16),
