@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,15 @@ GIVEN_BY_USER = "given by the user"
 
 LARGEST_SERIES_SAMPLES = 4 * 1024**3
 """Above this a header is damaged or hostile rather than a DSC series; 16 GiB as float32."""
+
+SECONDS_PER_UNIT = {
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1.0),
+    **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 1e-3),
+    **dict.fromkeys(("us", "usec", "µs"), 1e-6),
+}
+
+CLOCKS = {"acquisitiontime", "triggertime", "contenttime", "seriestime", "time", ""}
+"""Slicer can order frames by any DICOM attribute; only these are clocks."""
 
 _BOUNDS_S = {"echo_time_s": (0.001, 0.3), "repetition_time_s": (0.005, 20.0)}
 _OPTIONS = {"echo_time_s": "--echo-time", "repetition_time_s": "--repetition-time"}
@@ -55,6 +65,34 @@ def start_collecting(echo_time_s: float | None, repetition_time_s: float | None)
     collector.add("echo_time_s", echo_time_s, GIVEN_BY_USER)
     collector.add("repetition_time_s", repetition_time_s, GIVEN_BY_USER)
     return collector
+
+
+def collect_multi_volume(collector: AcquisitionCollector, attributes: Mapping[str, Any], where: str) -> None:
+    """Record what Slicer's multi-volume attributes say about the acquisition.
+
+    Raises
+    ------
+    UnreadableInputError
+        A value is no number.
+    TimingError
+        A time out of bounds.
+    """
+    # Slicer copies these from DICOM, so times are in ms.
+    for value_name, key, factor in (
+        ("echo_time_s", "MultiVolume.DICOM.EchoTime", 1e-3),
+        ("repetition_time_s", "MultiVolume.DICOM.RepetitionTime", 1e-3),
+        ("flip_angle_deg", "MultiVolume.DICOM.FlipAngle", 1.0),
+    ):
+        text = str(attributes.get(key, "")).strip()
+        if not text or value_name in collector.values:
+            continue
+        try:
+            value = float(text)
+        except ValueError as error:
+            raise UnreadableInputError(
+                f"{key} in {where} is {text!r}, but one number is needed. Save it again from Slicer."
+            ) from error
+        collector.add(value_name, value * factor, f"{where}: {key}")
 
 
 def require_seconds(name: str, value_s: float, source: str) -> None:

@@ -16,10 +16,12 @@ import numpy as np
 
 from PerfusionCBVLib.errors import GeometryError, UnreadableInputError
 from PerfusionCBVLib.load_common import (
+    CLOCKS,
     GIVEN_BY_USER,
-    AcquisitionCollector,
+    SECONDS_PER_UNIT,
     ask_for_interval,
     cannot_open,
+    collect_multi_volume,
     require_plausible_size,
     sha256_of_file,
     start_collecting,
@@ -27,19 +29,12 @@ from PerfusionCBVLib.load_common import (
 )
 from PerfusionCBVLib.series import DynamicSeries
 
-_SECONDS_PER_UNIT = {
-    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1.0),
-    **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 1e-3),
-    **dict.fromkeys(("us", "usec", "µs"), 1e-6),
-}
 _TO_RAS = {
     "right-anterior-superior": (1.0, 1.0, 1.0),
     "left-anterior-superior": (-1.0, 1.0, 1.0),
     "left-posterior-superior": (-1.0, -1.0, 1.0),
 }
 _SHORT_SPACES = {"ras": "right-anterior-superior", "las": "left-anterior-superior", "lps": "left-posterior-superior"}
-# Slicer can order frames by any DICOM attribute; only these are clocks.
-_CLOCKS = {"acquisitiontime", "triggertime", "contenttime", "seriestime", "time", ""}
 
 
 def load_nrrd(
@@ -73,7 +68,7 @@ def load_nrrd(
         times_s, source = _frame_times_s(header, time_axis, frames, path.name)
 
     collector = start_collecting(echo_time_s, repetition_time_s)
-    _collect_multi_volume(collector, header, path.name)
+    collect_multi_volume(collector, header, path.name)
     interval_s = float(np.median(np.diff(times_s))) if frames > 1 else None
     collector.add("repetition_time_s", interval_s, f"frame interval ({source})")
     hashes = {path.name: sha256_of_file(path)}
@@ -171,11 +166,11 @@ def _frame_times_s(header: Mapping[str, Any], time_axis: int, frames: int, name:
         values = [str(frame * float(spacings[time_axis])) for frame in range(frames)]
         candidates.append(("spacings", values, _axis_unit(header, time_axis)))
 
-    if clock.lower() not in _CLOCKS:
+    if clock.lower() not in CLOCKS:
         raise ask_for_interval(f"The frames of {name} are labelled with {clock}, which is no time.")
     found = "no times"
     for key, values, unit in candidates:
-        factor = _SECONDS_PER_UNIT.get(unit.strip().lower())
+        factor = SECONDS_PER_UNIT.get(unit.strip().lower())
         if factor is None:
             found = f"{key!r} without a unit of time" + (f" (unit {unit!r})" if unit else "")
             continue
@@ -195,25 +190,6 @@ def _frame_times_s(header: Mapping[str, Any], time_axis: int, frames: int, name:
 def _axis_unit(header: Mapping[str, Any], axis: int) -> str:
     units = header.get("units")
     return "" if units is None or len(units) <= axis else str(units[axis]).strip()
-
-
-def _collect_multi_volume(collector: AcquisitionCollector, header: Mapping[str, Any], name: str) -> None:
-    # Slicer copies these from DICOM, so times are in ms.
-    for value_name, key, factor in (
-        ("echo_time_s", "MultiVolume.DICOM.EchoTime", 1e-3),
-        ("repetition_time_s", "MultiVolume.DICOM.RepetitionTime", 1e-3),
-        ("flip_angle_deg", "MultiVolume.DICOM.FlipAngle", 1.0),
-    ):
-        text = str(header.get(key, "")).strip()
-        if not text or value_name in collector.values:
-            continue
-        try:
-            value = float(text)
-        except ValueError as error:
-            raise UnreadableInputError(
-                f"{key} in {name} is {text!r}, but one number is needed. Save it again from Slicer."
-            ) from error
-        collector.add(value_name, value * factor, f"{name}: {key}")
 
 
 def _detached_files(path: Path, header: Mapping[str, Any]) -> list[Path]:

@@ -58,7 +58,12 @@ def write_nifti(path: Path, values: np.ndarray, affine: np.ndarray) -> None:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write strict JSON: numpy numbers as numbers, NaN as null."""
-    path.write_text(json.dumps(_plain(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(as_json(content) + "\n", encoding="utf-8")
+
+
+def as_json(content: dict[str, Any]) -> str:
+    """Return strict JSON: numpy numbers as numbers, NaN as null."""
+    return json.dumps(_plain(content), indent=2, ensure_ascii=False)
 
 
 def _remove_earlier(folder: Path) -> None:
