@@ -1,0 +1,89 @@
+"""Regions between the scene and arrays: a segment or a label volume to a mask on the series' grid, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import slicer
+import vtk
+from vtk.util import numpy_support
+
+from PerfusionCBVLib.errors import GeometryError
+from PerfusionCBVLib.gui.input_nodes import grid_node, parent_transform
+
+
+def region_on_series(region: Any, node: Any) -> np.ndarray | None:
+    """Return the voxels of a series that a region covers; None for no region.
+
+    Parameters
+    ----------
+    region : vtkMRMLScalarVolumeNode, or (vtkMRMLSegmentationNode, segment ID), or None
+        A label volume (not 0 is inside) or a segment; both are brought to the series' grid, nearest voxel.
+    node : vtkMRMLNode
+        The dynamic node.
+
+    Returns
+    -------
+    (x, y, z) bool array
+
+    Raises
+    ------
+    GeometryError
+        Nothing of the region lies in the series.
+    """
+    if region is None:
+        return None
+    if isinstance(region, tuple):
+        owner, segment_id = region
+        segment = owner.GetSegmentation().GetSegment(segment_id)
+        name = segment.GetName() if segment else segment_id
+        image = slicer.vtkOrientedImageData()
+        found = bool(segment) and slicer.vtkSlicerSegmentationsModuleLogic.GetSegmentBinaryLabelmapRepresentation(
+            owner, segment_id, image, False
+        )
+    else:
+        owner, name = region, region.GetName()
+        found = region.GetImageData() is not None
+        image = slicer.vtkOrientedImageData()
+        if found:
+            image.ShallowCopy(region.GetImageData())
+            image.SetGeometryFromImageToWorldMatrix(_ijk_to_ras(region))
+    if found and min(image.GetDimensions()) > 0:
+        transform = vtk.vtkGeneralTransform()
+        slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(
+            owner.GetParentTransformNode(), parent_transform(node), transform
+        )
+        resampled = slicer.vtkOrientedImageData()
+        slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(
+            image, _empty_like(grid_node(node)), resampled, False, False, transform
+        )
+        inside = _array(resampled) != 0
+        if inside.any():
+            return inside
+    raise GeometryError(f"{name} covers no voxel of the series. Draw it on the series' images.")
+
+
+def oriented_image(inside: np.ndarray, volume: Any) -> Any:
+    """Return a mask, (x, y, z), as the vtkOrientedImageData of a segment on the grid of a volume node."""
+    image = slicer.vtkOrientedImageData()
+    image.SetDimensions(inside.shape)
+    scalars = numpy_support.numpy_to_vtk(inside.ravel(order="F").astype(np.uint8), deep=True)
+    image.GetPointData().SetScalars(scalars)
+    image.SetGeometryFromImageToWorldMatrix(_ijk_to_ras(volume))
+    return image
+
+
+def _empty_like(volume: Any) -> Any:
+    return oriented_image(np.zeros(volume.GetImageData().GetDimensions(), dtype=bool), volume)
+
+
+def _array(image: Any) -> np.ndarray:
+    x, y, z = image.GetDimensions()
+    return numpy_support.vtk_to_numpy(image.GetPointData().GetScalars()).reshape(z, y, x).T
+
+
+def _ijk_to_ras(volume: Any) -> Any:
+    matrix = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    return matrix

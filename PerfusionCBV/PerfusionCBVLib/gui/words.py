@@ -1,0 +1,25 @@
+"""The library's sentences in the panel's words: it has fields where the command line has options."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from PerfusionCBVLib.findings import Finding
+
+_FIELDS = {
+    "--echo-time": "the echo time (TE)",
+    "--repetition-time": "the repetition time (TR)",
+    "--reference": "a segment as the reference region",
+    "--mask": "a segment as the brain mask",
+}
+
+
+def in_the_panel(text: str) -> str:
+    """Return a sentence that names fields of the panel instead of options of the command line."""
+    return re.sub(r"(--[a-z-]+)(,? in seconds)?", lambda match: _FIELDS.get(match[1], match[0]), text)
+
+
+def finding_in_the_panel(finding: Finding) -> Finding:
+    """Return a finding whose advice names fields of the panel."""
+    return replace(finding, advice=in_the_panel(finding.advice))
