@@ -1,0 +1,218 @@
+"""What the panel's buttons start: each takes nodes, works in the background, and leaves nodes or one clear error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import slicer
+import vtk
+from vtk.util import numpy_support
+
+from PerfusionCBVLib.errors import InputRefusedError, PerfusionError, TimingError, UsageError
+from PerfusionCBVLib.findings import Finding
+from PerfusionCBVLib.gui.input_nodes import ACQUISITION, INPUT_SHA256, NodeSeries, describe
+from PerfusionCBVLib.gui.output_nodes import layers_of, publish, unchanged_on_error
+from PerfusionCBVLib.gui.regions import region_on_series
+from PerfusionCBVLib.gui.words import finding_in_the_panel, in_the_panel
+from PerfusionCBVLib.gui.worker import run_in_background
+from PerfusionCBVLib.progress import Progress, silent
+from PerfusionCBVLib.settings import Settings
+
+if TYPE_CHECKING:  # they need packages that may not be installed yet
+    from PerfusionCBVLib.result import MapResult
+    from PerfusionCBVLib.series import DynamicSeries
+
+Outcome = TypeVar("Outcome")
+
+_busy = False
+
+
+def check_node(
+    node: Any,
+    *,
+    echo_time_s: float | None,
+    repetition_time_s: float | None,
+    mask: Any,
+    progress: Progress | None = None,
+) -> tuple[Finding, ...]:
+    """Return what is noteworthy about a node's series.
+
+    Raises
+    ------
+    InputRefusedError, Cancelled, UsageError
+    """
+    with _one_at_a_time():
+        facts = _facts(node, echo_time_s, repetition_time_s)
+        inside = region_on_series(mask, node)
+
+        def work(report: Progress) -> tuple[Finding, ...]:
+            from PerfusionCBVLib.quality import check
+
+            return check(facts.series(), mask=inside, progress=report)
+
+        findings = _in_background(work, progress)
+    return tuple(finding_in_the_panel(finding) for finding in findings)
+
+
+def process_node(
+    node: Any,
+    settings: Settings,
+    *,
+    echo_time_s: float | None,
+    repetition_time_s: float | None,
+    mask: Any,
+    reference: Any,
+    progress: Progress | None = None,
+) -> tuple[MapResult, dict[str, Any]]:
+    """Make a node's maps; return the result and its nodes by role.
+
+    Raises
+    ------
+    InputRefusedError, ModelError, Cancelled, UsageError
+        The scene is as it was.
+    """
+    with _one_at_a_time():
+        facts = _facts(node, echo_time_s, repetition_time_s)
+        if facts.acquisition.echo_time_s is None:
+            raise InputRefusedError(
+                f"The echo time of {facts.name} is unknown, and ΔR2* needs it. Enter the echo time (TE); the scan "
+                "protocol states it."
+            )
+        inside, region = region_on_series(mask, node), region_on_series(reference, node)
+
+        def work(report: Progress) -> tuple[MapResult, list[Any]]:
+            from PerfusionCBVLib.pipeline import compute_maps
+
+            result = compute_maps(facts.series(), settings, mask=inside, reference=region, progress=report)
+            return result, layers_of(result)
+
+        result, layers = _in_background(work, progress)
+        if not slicer.mrmlScene.IsNodePresent(node):
+            raise UsageError("The series was removed from the scene while its map was made. Load it again.")
+        return result, publish(result, layers, node)
+
+
+def load_node(path: Path, progress: Progress | None = None) -> Any:
+    """Read a series from files; return its sequence node, with a browser and a volume to look at.
+
+    Raises
+    ------
+    InputRefusedError, Cancelled, UsageError
+        The scene is as it was.
+    """
+
+    def read(report: Progress) -> Sequence:
+        from PerfusionCBVLib.load import load_series
+
+        report(0.0, f"Reading {path.name}")
+        try:
+            return Sequence.of(load_series(path))
+        except TimingError:  # a file without times is shown, so that the user can look at it and enter them
+            return Sequence.of(load_series(path, repetition_time_s=1.0), timed=False)
+
+    with _one_at_a_time():
+        return add_sequence(_in_background(read, progress))
+
+
+def simulate_node(progress: Progress | None = None) -> Any:
+    """Simulate the demonstration patient; return its sequence node.
+
+    Raises
+    ------
+    Cancelled, UsageError
+    """
+
+    def make(report: Progress) -> Sequence:
+        from PerfusionCBVLib.simulate import demo_parameters, simulate
+
+        report(0.0, "Simulating a patient")
+        return Sequence.of(simulate(demo_parameters()).series)
+
+    with _one_at_a_time():
+        return add_sequence(_in_background(make, progress))
+
+
+@dataclass(frozen=True, eq=False)
+class Sequence:
+    """A series made ready for the scene, in another thread.
+
+    Attributes
+    ----------
+    series : DynamicSeries
+    frames : (T, z, y, x) array
+        The signal, each frame in the order of an image's memory.
+    timed : bool
+        Whether its times are known; if not, those of `series` only hold the place.
+    """
+
+    series: DynamicSeries
+    frames: np.ndarray
+    timed: bool
+
+    @classmethod
+    def of(cls, series: DynamicSeries, *, timed: bool = True) -> Sequence:
+        """Return the sequence of a series."""
+        return cls(series, np.ascontiguousarray(series.signal.T), timed)
+
+
+def add_sequence(content: Sequence) -> Any:
+    """Put a series into the scene, so that `describe` reads it back without loss; return its sequence node.
+
+    A browser and a volume to look at come with it.
+    """
+    series = content.series
+    acquisition = series.acquisition.as_dict()
+    if not content.timed:
+        del acquisition["repetition_time_s"]
+    with unchanged_on_error():
+        sequence = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", series.name)
+        sequence.SetIndexName("time" if content.timed else "frame")
+        sequence.SetIndexUnit("s" if content.timed else "")
+        sequence.SetAttribute(ACQUISITION, json.dumps(acquisition))
+        sequence.SetAttribute(INPUT_SHA256, json.dumps(dict(series.input_sha256)))
+        volume = slicer.vtkMRMLScalarVolumeNode()
+        volume.SetName(series.name)
+        volume.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(series.affine))
+        for number, (time_s, frame) in enumerate(zip(series.times_s, content.frames, strict=True)):
+            image = vtk.vtkImageData()
+            image.SetDimensions(frame.shape[::-1])
+            image.GetPointData().SetScalars(numpy_support.numpy_to_vtk(frame.ravel(), deep=True))
+            volume.SetAndObserveImageData(image)
+            sequence.SetDataNodeAtValue(volume, repr(float(time_s)) if content.timed else str(number))
+        browser = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", f"{series.name} browser")
+        browser.SetAndObserveMasterSequenceNodeID(sequence.GetID())
+    return sequence
+
+
+def _facts(node: Any, echo_time_s: float | None, repetition_time_s: float | None) -> NodeSeries:
+    facts = describe(node, echo_time_s=echo_time_s, repetition_time_s=repetition_time_s)
+    if facts.problem:
+        raise InputRefusedError(in_the_panel(facts.problem))
+    return facts
+
+
+def _in_background(work: Callable[[Progress], Outcome], progress: Progress | None) -> Outcome:
+    try:
+        return run_in_background(work, progress or silent, slicer.app.processEvents)
+    except PerfusionError as error:
+        error.args = (in_the_panel(str(error)),)
+        raise
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Refuse to start while other work runs: serving the user's events may lead to a second click."""
+    global _busy
+    if _busy:
+        raise UsageError("Something else is being computed; wait until it is done, or cancel it.")
+    _busy = True
+    try:
+        yield
+    finally:
+        _busy = False
