@@ -1,6 +1,7 @@
 """Facts about the repository itself: what ships, what is imported, what the entry points say."""
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import PerfusionCBVLib
+import write_colour_files as colour_files
 
 ROOT = Path(__file__).parent.parent
 MODULE = ROOT / "PerfusionCBV"
@@ -66,6 +68,30 @@ def test_slicer_build_lists_exactly_the_files_that_ship(variable, in_tree):
     to_remove = [f"remove  {name}" for name in sorted(set(entries) - set(in_tree))]
     difference = "\n".join(to_add + to_remove)
     assert difference == "", f"PerfusionCBV/CMakeLists.txt, {variable}:\n{difference}"
+
+
+def extension(variable: str) -> str:
+    """One `set(EXTENSION_...)` of the top-level CMakeLists.txt."""
+    text = (ROOT / "CMakeLists.txt").read_text("utf-8")
+    return re.search(rf'set\(EXTENSION_{variable} "(.*?)"\)', text)[1]
+
+
+def test_the_extension_metadata_are_complete_and_agree_with_the_index_description():
+    entry = json.loads((ROOT / "PerfusionCBV.json").read_text("utf-8"))
+    assert {"$schema", "category", "scm_url", "scm_revision", "build_dependencies", "tier"} <= set(entry)
+    assert entry["category"] == extension("CATEGORY")
+    assert entry["build_dependencies"] == [extension("DEPENDS")] == ["PyTorch"]
+    assert "Research use only" in extension("DESCRIPTION")
+    assert extension("CONTRIBUTORS")
+    # The addresses follow where the source is published; the files that they name are here.
+    pictures = [extension("ICONURL"), *extension("SCREENSHOTURLS").split(" ")]
+    for address in pictures:
+        assert (ROOT / address.removeprefix("${PerfusionCBV_FILES_URL}/")).is_file()
+
+
+@pytest.mark.parametrize("name", colour_files.NAMES)
+def test_colour_files_hold_the_librarys_tables(name):
+    assert (colour_files.FOLDER / f"{name}.ctbl").read_text("utf-8") == colour_files.colour_file(name)
 
 
 def test_library_holds_no_file_of_a_kind_that_nothing_ships():
