@@ -32,7 +32,6 @@ def colour_node(name: str) -> Any:
         if node.GetAttribute(TABLE) == name:
             return node
     node = slicer.vtkMRMLColorTableNode()
-    node.SetTypeToUser()  # a table of type File would not be saved with the scene
     reader = slicer.vtkMRMLColorTableStorageNode()
     reader.SetFileName(str(FOLDER / f"{name}.ctbl"))
     if not reader.ReadData(node):
