@@ -1,4 +1,4 @@
-"""All tests of the Slicer side, inside Slicer itself; the same files run on slicer-core with `make test`.
+"""The tests of nodes, logic and batch inside Slicer itself; the same files run on slicer-core with `make test`.
 
     Slicer --testing --no-main-window --additional-module-paths PerfusionCBV --python-script Testing/run_in_slicer.py
 
@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 
 TESTING = Path(__file__).resolve().parent
+FILES = ("nodes", "logic", "batch")
+"""The others bring substitutes for what Slicer has itself."""
+
 sys.path[:0] = [str(TESTING), str(TESTING.parent / "PerfusionCBV")]
 
 
@@ -27,9 +30,9 @@ def run(arguments):
     if missing:
         slicer.util.pip_install(missing)
         import pytest
-    # The panel's tests bring substitutes for Qt's widgets, which Slicer has itself.
-    files = [str(file) for file in sorted(TESTING.glob("test_slicer_*.py")) if file.stem != "test_slicer_panel"]
-    return int(pytest.main(["-p", "no:cacheprovider", "--rootdir", str(TESTING.parent), *files, *arguments]))
+    files = [str(TESTING / f"test_slicer_{name}.py") for name in FILES]
+    # Slicer's standard output is no file, so pytest can't capture it.
+    return int(pytest.main(["-s", "-p", "no:cacheprovider", "--rootdir", str(TESTING.parent), *files, *arguments]))
 
 
 if __name__ == "__main__":

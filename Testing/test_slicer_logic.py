@@ -267,6 +267,15 @@ def test_a_reference_that_a_run_does_not_use_is_taken_out_again(logic, node):
     assert nodes["rcbv"].GetVoxelValueUnits().GetCodeValue() == "1"
 
 
+def test_a_difference_between_maps_of_different_units_does_not_stay_from_an_earlier_run(logic, node):
+    compared = logic.process(node, Settings(method="anchored-unet"))
+    assert {"difference", "uncertainty"} <= set(compared)
+    alone = logic.process(node, Settings(method="anchored-unet", normalize="none"))
+    assert "difference" not in alone
+    assert alone["rcbv_classical"].GetVoxelValueUnits().GetCodeValue() == "1"
+    assert alone["rcbv"].GetVoxelValueUnits().GetCodeValue() == "{ratio}"
+
+
 # --- the scene file ---------------------------------------------------------------------------------------------------
 
 
