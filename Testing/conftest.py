@@ -1,9 +1,17 @@
 """Fixtures that every test file may use."""
 
+import importlib.util
 import os
 from pathlib import Path
 
 import pytest
+
+
+def pytest_configure() -> None:
+    """Where PERFUSIONCBV_REQUIRE_SLICER is set, tests of the Slicer side must run: a skipped test is no passed one."""
+    missing = [name for name in ("slicer", "PySide6") if importlib.util.find_spec(name) is None]
+    if missing and os.environ.get("PERFUSIONCBV_REQUIRE_SLICER"):
+        raise pytest.UsageError(f"{' and '.join(missing)} must be installed (extra 'slicer'); see .ci/run")
 
 
 @pytest.fixture(scope="session")
