@@ -1,13 +1,11 @@
 """The Slicer module: wiring between the panel and PerfusionCBVLib, where all the work is done."""
 
-import importlib
-import importlib.metadata
-import re
-from collections.abc import Callable
+import sys
 from pathlib import Path
 
 import qt
 import slicer
+import vtk
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (
@@ -16,18 +14,9 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleTest,
     ScriptedLoadableModuleWidget,
 )
+from slicer.util import VTKObservationMixin
 
 RESOURCES = Path(__file__).parent / "Resources"
-# (name that the library and the command line use, what the panel shows)
-METHODS = (
-    ("bsw", "Leakage-corrected (Boxerman-Schmainda-Weisskoff)"),
-    ("unet-gru", "UNet-GRU network"),
-    ("anchored-unet", "Network that adjusts the leakage-corrected map"),
-    ("bidirectional", "Leakage-corrected, bidirectional exchange"),
-    ("integral", "Area under the curve, no leakage correction"),
-    ("captk", "Area under the curve as in CaPTk"),
-)
-NETWORK_METHODS = ("unet-gru", "anchored-unet")
 
 
 class PerfusionCBV(ScriptedLoadableModule):
@@ -43,128 +32,448 @@ class PerfusionCBV(ScriptedLoadableModule):
             "Computes relative cerebral blood volume (rCBV) maps from a DSC-MRI series. Research use only."
         )
         self.parent.acknowledgementText = _("Licensed under the Apache License 2.0.")
+        slicer.app.connect("startupCompleted()", registerSampleData)
 
 
-class PerfusionCBVWidget(ScriptedLoadableModuleWidget):
-    """The panel: reads its controls, starts the logic, shows the map or the reason why there is none."""
+class PerfusionCBVWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """The panel: keeps its state in a parameter node, starts the logic, shows the result or why there is none."""
+
+    def __init__(self, parent=None):
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.logic = None
+        self.parameters = None
+        self._guiTag = None
+        self._inputID = None  # the series that typed times and findings belong to
+        self._resultOf = None  # the series that logic.result was made of
+        self._findings = None
+        self._busy = self._cancelled = False
+
+    # Opening, closing, reloading
 
     def setup(self):
         """Load the layout and connect it."""
         ScriptedLoadableModuleWidget.setup(self)
+        # Only now: at start-up Slicer imports this file, and nothing else of the extension.
+        from PerfusionCBVLib.gui.display import MapDisplay
+        from PerfusionCBVLib.gui.plots import CurvePlot
+
         panel = slicer.util.loadUI(self.resourcePath("UI/PerfusionCBV.ui"))
         self.layout.addWidget(panel)
         self.ui = slicer.util.childWidgetVariables(panel)
+        panel.setMRMLScene(slicer.mrmlScene)
         self.logic = PerfusionCBVLogic()
-        for method, label in METHODS:
-            self.ui.methodComboBox.addItem(_(label), method)
-        self.ui.inputPathLineEdit.connect("currentPathChanged(QString)", self.updateApplyButton)
-        self.ui.outputPathLineEdit.connect("currentPathChanged(QString)", self.updateApplyButton)
-        self.ui.inputFolderButton.connect("clicked(bool)", self.onInputFolderButton)
-        self.ui.applyButton.connect("clicked(bool)", self.onApplyButton)
-        self.updateApplyButton()
+        self.display, self.plot = MapDisplay(), CurvePlot()
+        self.ui.mapSelector.addAttribute("vtkMRMLScalarVolumeNode", "PerfusionCBV.Map", "yes")
+        self._connectLoadMenu()
+        for button, slot in (
+            (self.ui.checkButton, self.onCheckButton),
+            (self.ui.applyButton, self.onApplyButton),
+            (self.ui.cancelButton, self.onCancelButton),
+            (self.ui.reportButton, self.onReportButton),
+            (self.ui.saveButton, self.onSaveButton),
+        ):
+            button.clicked.connect(slot)
+        # These two have no connection to a parameter of their kind: several node types, and a part of a node.
+        self.ui.inputSelector.currentNodeChanged.connect(self.onInputSelected)
+        self.ui.referenceSegmentSelector.currentNodeChanged.connect(self.onReferenceSegmentChanged)
+        self.ui.referenceSegmentSelector.currentSegmentChanged.connect(self.onReferenceSegmentChanged)
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
+        for event in (scene.EndCloseEvent, scene.EndImportEvent):
+            self.addObserver(scene, event, self.onSceneChanged)
+        crosshair = scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+        if crosshair is not None:
+            self.addObserver(crosshair, crosshair.CursorPositionModifiedEvent, self.onCursorMoved)
+            self.addObserver(crosshair, vtk.vtkCommand.ModifiedEvent, self.onCrosshairMoved)
+        self.initializeParameterNode()
 
-    def updateApplyButton(self, _path: str = ""):
-        """Enable Apply once there is something to read and somewhere to write."""
-        self.ui.applyButton.enabled = bool(
-            self.ui.inputPathLineEdit.currentPath and self.ui.outputPathLineEdit.currentPath
-        )
+    def _connectLoadMenu(self):
+        self.loadMenu = qt.QMenu(self.ui.loadButton)
+        for text, slot in (
+            (_("DICOM folder..."), self.onLoadFolder),
+            (_("File: .zip, NIfTI or sequence..."), self.onLoadFile),
+            (_("Simulated patient"), self.onLoadSample),
+        ):
+            self.loadMenu.addAction(text).triggered.connect(slot)
+        self.ui.loadButton.setMenu(self.loadMenu)
 
-    def onInputFolderButton(self, _checked: bool = False):
-        """Choose a DICOM folder: the path control's own button offers files only."""
-        folder = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("DICOM folder"))
-        if folder:
-            self.ui.inputPathLineEdit.currentPath = folder
+    def cleanup(self):
+        """Let go of the scene when the application closes or the module is reloaded."""
+        self._cancelled = True
+        self.setParameterNode(None)
+        self.removeObservers()
 
-    def onApplyButton(self, _checked: bool = False):
-        """Compute the map and show it, or say why not."""
-        method = self.ui.methodComboBox.currentData
-        if not self.logic.ensurePackages(method):
-            self.ui.statusLabel.text = _("Not computed: the Python packages that this method needs are not installed.")
+    def enter(self):
+        """Show the scene's state when the user opens the module."""
+        self.initializeParameterNode()
+
+    def exit(self):
+        """Stop following the scene when the user leaves the module."""
+        self.setParameterNode(None)
+
+    def onReload(self):
+        """Take the library's files anew, too."""
+        for name in [name for name in sys.modules if name.split(".")[0] == "PerfusionCBVLib"]:
+            del sys.modules[name]
+        ScriptedLoadableModuleWidget.onReload(self)
+
+    def onSceneStartClose(self, _caller=None, _event=None):
+        """Stop the work and forget the scene that is about to go."""
+        self._cancelled = True
+        self.setParameterNode(None)
+        self.logic.result = self._inputID = self._resultOf = self._findings = None
+        self.display.forget()
+        self.plot.forget()
+
+    def onSceneChanged(self, _caller=None, _event=None):
+        """Start anew after the scene was closed or loaded, if the user is looking."""
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+
+    def initializeParameterNode(self):
+        """Follow the scene's parameter node; select its only kind of input to save a click."""
+        self.setParameterNode(self.logic.getParameterNode())
+        if self.parameters.inputNode is None:
+            classes = ("vtkMRMLSequenceNode", "vtkMRMLMultiVolumeNode", "vtkMRMLVectorVolumeNode")
+            nodes = (node for name in classes for node in slicer.util.getNodesByClass(name))
+            self.parameters.inputNode = next((node for node in nodes if self.logic.isDynamic(node)), None)
+
+    def setParameterNode(self, parameters):
+        """Show a parameter node in the panel, and the panel's choices in it; None disconnects."""
+        if self.parameters is not None:
+            self.parameters.disconnectGui(self._guiTag)
+            self.removeObservers(self.onParametersChanged)
+        self.parameters = parameters
+        if parameters is None:
             return
-        # Only now: importing the library needs the packages that were just checked.
-        from PerfusionCBVLib.errors import Cancelled, PerfusionError
+        self._guiTag = parameters.connectGui(self.ui)
+        self.ui.referenceSegmentSelector.setCurrentNode(parameters.referenceSegmentation)
+        self.ui.referenceSegmentSelector.setCurrentSegmentID(parameters.referenceSegmentID)
+        self.addObserver(parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersChanged)
+        self.onParametersChanged()
 
-        dialog = slicer.util.createProgressDialog(labelText=_("Reading the series"), maximum=100)
+    # Showing the state
 
-        def showProgress(fraction: float, message: str):
-            dialog.labelText = message
-            dialog.value = round(100 * fraction)
-            slicer.app.processEvents()
-            if dialog.wasCanceled:
-                raise Cancelled("cancelled by the user")
+    def onParametersChanged(self, _caller=None, _event=None):
+        """Bring panel, views and plot in line with the parameter node."""
+        from PerfusionCBVLib.gui import panel
 
-        self.ui.statusLabel.text = _("Computing...")
-        output = self.ui.outputPathLineEdit.currentPath
+        if self.parameters is None or self._inputChanged():
+            return
+        node, outputs = self.parameters.inputNode, self._outputs()
+        result = self.logic.result if self._hasResult() else None
+        self.ui.inputSelector.setCurrentNode(node)
+        reason = panel.show_state(
+            self.ui, self.logic, self.parameters, outputs, findings=self._findings, busy=self._busy, result=result
+        )
+        if self._busy:
+            return
+        panel.show_reason(self.ui, reason)
+        self.display.update(self.parameters, outputs)
+        self.plot.update(self.parameters, outputs, result)
+        self.ui.curveLabel.text = self.plot.text
+
+    def _inputChanged(self):
+        """Forget what was typed for and found in another series: times are never carried over."""
+        node = self.parameters.inputNode
+        current = node.GetID() if node is not None else ""
+        if current == self._inputID:
+            return False
+        before, self._inputID = self._inputID, current
+        self._findings = self.logic.findings(node) if node is not None else None
+        if self._findings is None and node is not None:
+            qt.QTimer.singleShot(0, self.onSeriesChosen)
+        if not before:
+            return False
+        with slicer.util.NodeModify(self.parameters):
+            self.parameters.echoTimeMs = self.parameters.repetitionTimeMs = 0.0
+            self.parameters.shownMap = self._outputs().get("rcbv")
+        self.onParametersChanged()
+        return True
+
+    def _outputs(self):
+        node = self.parameters.inputNode
+        return self.logic.outputs(node) if node is not None else {}
+
+    def _hasResult(self):
+        node = self.parameters.inputNode
+        return self.logic.result is not None and node is not None and node.GetID() == self._resultOf
+
+    def onInputSelected(self, _node=None):
+        """Keep the chosen series in the parameter node."""
+        if self.parameters is not None:
+            self.parameters.inputNode = self.ui.inputSelector.currentNode()
+
+    def onReferenceSegmentChanged(self, _chosen=None):
+        """Keep the chosen segment in the parameter node."""
+        if self.parameters is not None:
+            selector = self.ui.referenceSegmentSelector
+            with slicer.util.NodeModify(self.parameters):
+                self.parameters.referenceSegmentation = selector.currentNode()
+                self.parameters.referenceSegmentID = selector.currentSegmentID()
+
+    def onCursorMoved(self, crosshair, _event=None):
+        """Show the curve under the mouse."""
+        position = [0.0, 0.0, 0.0]
+        if self._follows(True) and crosshair.GetCursorPositionRAS(position):
+            self._showCurveAt(position)
+
+    def onCrosshairMoved(self, crosshair, _event=None):
+        """Show the curve at the crosshair."""
+        if self._follows(False):
+            self._showCurveAt(crosshair.GetCrosshairRAS())
+
+    def _follows(self, mouse):
+        shown = self.parameters is not None and self.parameters.showCurves and not self._busy
+        return shown and self.parameters.followMouse == mouse
+
+    def _showCurveAt(self, position):
+        self.plot.show_at(position, self.parameters)
+        self.ui.curveLabel.text = self.plot.text
+
+    # Working
+
+    def onLoadFolder(self):
+        """Load a DICOM folder."""
+        self._load(qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("DICOM folder")))
+
+    def onLoadFile(self):
+        """Load a .zip, a NIfTI or a Slicer sequence."""
+        kinds = _("Series") + " (*.zip *.nii *.nii.gz *.nrrd)"
+        self._load(qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), _("DSC-MRI series"), "", kinds))
+
+    def _load(self, path):
+        if path:
+            self._loaded(lambda progress: self.logic.load(path, progress=progress))
+
+    def onLoadSample(self):
+        """Simulate a patient on this computer."""
+        from PerfusionCBVLib.gui.logic import simulate_node
+
+        self._loaded(simulate_node, method="unet-gru")  # the simulator needs what a network needs
+
+    def _loaded(self, work, method="bsw"):
+        node = self._run(work, method)
+        if node is not None and self.parameters is not None:
+            self.parameters.inputNode = node
+
+    def onSeriesChosen(self):
+        """Check a series that was just chosen, if that needs no installation."""
+        ready = self.parameters is not None and self.ui.checkButton.enabled and self._findings is None
+        if ready and not self.logic.missingPackages("bsw"):
+            self.onCheckButton()
+
+    def onCheckButton(self):
+        """Look at the series without making a map."""
+        from PerfusionCBVLib.gui.panel import typed_times
+        from PerfusionCBVLib.gui.panel_text import checked_text
+
+        node, times = self.parameters.inputNode, typed_times(self.logic, self.parameters)
+        findings = self._run(lambda progress: self.logic.check(node, **times, progress=progress), "bsw")
+        if findings is not None:
+            self._findings = findings
+            self.ui.statusLabel.text = checked_text(findings)
+            self.onParametersChanged()
+
+    def onApplyButton(self):
+        """Make the map and show it."""
+        from PerfusionCBVLib.gui.panel import typed_times
+        from PerfusionCBVLib.gui.panel_text import done_text
+        from PerfusionCBVLib.gui.parameters import reference_segment, settings
+
+        node, chosen, region = self.parameters.inputNode, settings(self.parameters), reference_segment(self.parameters)
+        times = typed_times(self.logic, self.parameters)
+        nodes = self._run(
+            lambda progress: self.logic.process(node, chosen, reference=region, **times, progress=progress),
+            chosen.method,
+        )
+        if nodes is None:
+            return
+        self._resultOf, self._findings = node.GetID(), self.logic.result.findings
+        self.display.forget()
+        self.plot.forget()
+        if self.parameters is None:
+            return  # the user looks at another module meanwhile
+        self.parameters.shownMap = nodes["rcbv"]
+        self.onParametersChanged()
+        self.ui.displayCollapsibleButton.collapsed = False
+        self.ui.statusLabel.text = done_text(self.logic.result.provenance)
+
+    def onCancelButton(self):
+        """Stop at the next step."""
+        self._cancelled = True
+        self.ui.statusLabel.text = _("Cancelling ...")
+
+    def _run(self, work, method):
+        """Return what work(progress) returns; None when it was cancelled or refused, which the user is told."""
+        from PerfusionCBVLib.gui.running import run
+
+        self._busy, self._cancelled = True, False
+        self.onParametersChanged()
         try:
-            self.logic.process(self.ui.inputPathLineEdit.currentPath, output, method, showProgress)
-        except Cancelled:
-            self.ui.statusLabel.text = _("Cancelled. Nothing was written.")
-        except PerfusionError as error:
-            self.ui.statusLabel.text = str(error)
-            slicer.util.errorDisplay(str(error))
-        else:
-            self.ui.statusLabel.text = _("Done. Maps and report are in {folder}.").format(folder=output)
+            ended = run(self.ui, work, lambda: self.logic.ensurePackages(method), lambda: self._cancelled)
         finally:
-            dialog.close()
+            self._busy = False
+        self.onParametersChanged()
+        if ended.said:
+            self.ui.statusLabel.text = ended.said
+        if ended.problem:
+            slicer.util.errorDisplay(ended.problem)
+        return ended.outcome
+
+    def onReportButton(self):
+        """Open the report in the browser."""
+        from PerfusionCBVLib.report import write_report
+
+        path = Path(slicer.app.temporaryPath) / "PerfusionCBV-report.html"
+        if self._run(lambda progress: write_report(self.logic.result, path), "bsw"):
+            qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(path)))
+
+    def onSaveButton(self):
+        """Write maps, report and provenance into a folder."""
+        from PerfusionCBVLib import write_result
+
+        folder = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("Folder for the result"))
+        if folder and self._run(lambda progress: write_result(self.logic.result, folder), "bsw"):
+            self.ui.statusLabel.text = _("Maps and report are in {folder}.").format(folder=folder)
 
 
 class PerfusionCBVLogic(ScriptedLoadableModuleLogic):
-    """The panel's work, usable without a panel."""
+    """The panel's work, usable without a panel; see `PerfusionCBVLib.gui.logic`.
 
-    def missingPackages(self, method: str) -> list[str]:
-        """Return the requirements, as pip takes them, that Slicer's Python does not yet meet for this method."""
-        files = ["requirements.txt"] + (["requirements-networks.txt"] if method in NETWORK_METHODS else [])
-        lines = [line.strip() for name in files for line in (RESOURCES / name).read_text("utf-8").splitlines()]
-        return [line for line in lines if line and not line.startswith("#") and not _isInstalled(line)]
+    `progress(fraction, message)` is called on the main thread and may raise `Cancelled`. What can't be done is raised
+    as a `PerfusionError` of one sentence, and the scene is as it was.
+    """
 
-    def ensurePackages(self, method: str) -> bool:
+    def __init__(self):
+        ScriptedLoadableModuleLogic.__init__(self)
+        self.result = None  # MapResult of the last `process`
+
+    def getParameterNode(self):
+        """Return the panel's state as it is kept in the scene."""
+        from PerfusionCBVLib.gui.parameters import PerfusionCBVParameterNode
+
+        return PerfusionCBVParameterNode(ScriptedLoadableModuleLogic.getParameterNode(self))
+
+    def missingPackages(self, method):
+        """Return the requirements, as pip takes them, that Slicer's Python does not meet yet for this method."""
+        from PerfusionCBVLib.gui.dependencies import missing_packages
+        from PerfusionCBVLib.settings import NETWORK_METHODS
+
+        return missing_packages(torch=method in NETWORK_METHODS)
+
+    def ensurePackages(self, method):
         """Offer to install what is missing; return whether the method can run."""
-        missing = self.missingPackages(method)
-        if not missing:
-            return True
-        question = _("This method needs Python packages that are not installed: {packages}. Install them now?")
-        if not slicer.util.confirmOkCancelDisplay(question.format(packages=", ".join(missing))):
-            return False
-        slicer.util.pip_install(missing)
-        importlib.invalidate_caches()
-        return not self.missingPackages(method)
+        from PerfusionCBVLib.gui.dependencies import ensure_packages
+        from PerfusionCBVLib.settings import NETWORK_METHODS
 
-    def process(self, input_path: str, output_dir: str, method: str, progress: Callable[[float, str], None]):
-        """Map one series, write the result into `output_dir` and return the loaded rCBV volume node."""
-        from PerfusionCBVLib import Settings, compute_maps, load_series, write_result
+        return ensure_packages(torch=method in NETWORK_METHODS)
 
-        series = load_series(Path(input_path))
-        result = compute_maps(series, Settings(method=method), progress=progress)
-        write_result(result, Path(output_dir))
-        return slicer.util.loadVolume(str(Path(output_dir) / "rcbv.nii.gz"))
+    def isDynamic(self, node):
+        """Return whether a node may hold a DSC-MRI series."""
+        from PerfusionCBVLib.gui.input_nodes import is_dynamic
+
+        return is_dynamic(node)
+
+    def describe(self, inputNode, *, echo_time_s=None, repetition_time_s=None):
+        """Return what a node says about its series, without arithmetic on its voxels."""
+        from PerfusionCBVLib.gui.input_nodes import describe
+
+        return describe(inputNode, echo_time_s=echo_time_s, repetition_time_s=repetition_time_s)
+
+    def load(self, path, progress=None):
+        """Read a DICOM folder or .zip, NIfTI or .seq.nrrd; return its sequence node."""
+        from PerfusionCBVLib.gui.logic import load_node
+
+        return load_node(Path(path), progress)
+
+    def check(self, inputNode, *, mask=None, echo_time_s=None, repetition_time_s=None, progress=None):
+        """Return what is noteworthy about a series, as findings with advice."""
+        from PerfusionCBVLib.gui.logic import check_node
+
+        times = {"echo_time_s": echo_time_s, "repetition_time_s": repetition_time_s}
+        return check_node(inputNode, mask=mask, **times, progress=progress)
+
+    def process(
+        self,
+        inputNode,
+        settings,
+        *,
+        mask=None,
+        reference=None,
+        echo_time_s=None,
+        repetition_time_s=None,
+        progress=None,
+    ):
+        """Make the maps of a series; return their nodes by role. A rerun updates its nodes.
+
+        `mask` and `reference` are label volumes or pairs (segmentation node, segment ID).
+        """
+        from PerfusionCBVLib.gui.logic import process_node
+
+        self.result = None
+        regions = {"mask": mask, "reference": reference}
+        times = {"echo_time_s": echo_time_s, "repetition_time_s": repetition_time_s}
+        self.result, nodes = process_node(inputNode, settings, **regions, **times, progress=progress)
+        return nodes
+
+    def outputs(self, inputNode, method=""):
+        """Return what the scene holds of a method's run on a series (without a method: the latest), by role."""
+        from PerfusionCBVLib.gui.output_nodes import outputs
+
+        return outputs(inputNode, method)
+
+    def findings(self, inputNode):
+        """Return the findings of the latest run on a series, also of a scene that was loaded; None without a run."""
+        from PerfusionCBVLib.gui.output_nodes import findings
+
+        return findings(inputNode)
+
+    def loadSample(self, progress=None):
+        """Simulate the demonstration patient; return its sequence node."""
+        from PerfusionCBVLib.gui.logic import simulate_node
+
+        return simulate_node(progress)
 
 
-def _isInstalled(requirement: str) -> bool:
-    """Whether a `name>=version` requirement is met; releases are compared number by number."""
-    name, minimum = requirement.split(">=")
-    try:
-        installed = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return _release(installed) >= _release(minimum)
+def registerSampleData():
+    """Offer the simulated patient in the Sample Data module."""
+    from PerfusionCBVLib.gui.sample_data import register
 
-
-def _release(version: str) -> tuple[int, ...]:
-    """Return the leading numbers of a version: `2.6.0+cpu` gives (2, 6, 0)."""
-    return tuple(int(number) for number in re.match(r"\d+(\.\d+)*", version)[0].split("."))
+    register()
 
 
 class PerfusionCBVTest(ScriptedLoadableModuleTest):
-    """Runs inside Slicer; the library has its own tests in Testing/."""
+    """What needs this very module; Testing/run_in_slicer.py runs the other tests of the Slicer side inside Slicer."""
 
     def runTest(self):
         """Run every test of this class."""
-        slicer.mrmlScene.Clear()
-        self.test_panelOffersEveryMethodAndWaitsForInput()
+        for test in (self.test_fromSampleDataToMaps, self.test_panelOpens):
+            self.setUp()
+            test()
 
-    def test_panelOffersEveryMethodAndWaitsForInput(self):
-        """The panel loads, lists the methods, and keeps Apply disabled until input and output are chosen."""
+    def setUp(self):
+        """Start from an empty scene."""
+        slicer.mrmlScene.Clear()
+
+    def test_fromSampleDataToMaps(self):
+        """The simulated patient becomes a map in colour; a second run updates it."""
+        from PerfusionCBVLib.settings import Settings
+
+        logic = PerfusionCBVLogic()
+        if logic.missingPackages("unet-gru"):
+            self.skipTest("Python packages are missing; open the module and press Apply to install them")
+        series = logic.loadSample()
+        first = logic.process(series, Settings(method="bsw"))
+        rcbv = first["rcbv"]
+        assert rcbv.GetName() == f"{series.GetName()} rCBV (Boxerman-Schmainda-Weisskoff)"
+        assert rcbv.GetVoxelValueQuantity().GetCodeValue() == "126398"
+        assert rcbv.GetDisplayNode().GetColorNode()
+        assert logic.process(series, Settings(method="bsw")) == first
+
+    def test_panelOpens(self):
+        """Without a series Apply is disabled and says why."""
         widget = slicer.modules.perfusioncbv.widgetRepresentation().self()
-        widget.ui.inputPathLineEdit.currentPath = ""
-        assert widget.ui.methodComboBox.count == len(METHODS)
         assert not widget.ui.applyButton.enabled
+        assert widget.ui.applyButton.toolTip

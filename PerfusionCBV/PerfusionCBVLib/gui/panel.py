@@ -1,0 +1,188 @@
+"""What the panel's widgets show for a given state; nothing is computed or decided here that a test can't see there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from slicer.i18n import tr as _
+
+from PerfusionCBVLib.findings import Finding
+from PerfusionCBVLib.gui.display import ROLE, missing_in_comparison
+from PerfusionCBVLib.gui.panel_text import (
+    error_meaning,
+    facts_text,
+    findings_html,
+    known_text,
+    method_note,
+    time_left_text,
+    why_not,
+)
+from PerfusionCBVLib.gui.parameters import (
+    Method,
+    Reference,
+    View,
+    WindowPreset,
+    library_method,
+    reference_segment,
+    uses_network,
+)
+
+if TYPE_CHECKING:
+    from PerfusionCBVLib.gui.input_nodes import NodeSeries
+
+TIMES = (("echoTime", "echo_time_s"), ("repetitionTime", "repetition_time_s"))
+
+
+def show_state(
+    ui: Any,
+    logic: Any,
+    parameters: Any,
+    outputs: dict[str, Any],
+    *,
+    findings: Sequence[Finding] | None,
+    busy: bool,
+    result: Any,
+) -> str:
+    """Show everything; return why no map can be made now, or "".
+
+    Parameters
+    ----------
+    ui : object with the panel's widgets
+    logic : PerfusionCBVLogic
+    parameters : PerfusionCBVParameterNode
+    outputs : mapping of role to node
+    findings : of the last check, or None
+    busy : bool
+        Work is running.
+    result : MapResult or None
+        Of this session.
+    """
+    node = parameters.inputNode
+    dynamic = node is None or logic.isDynamic(node)
+    there = node is not None and dynamic
+    said = logic.describe(node) if there else None
+    show_series(ui, said, findings)
+    show_method(ui, parameters)
+    show_display(ui, parameters, outputs)
+    show_report(ui, result is not None and not busy)
+    segment = reference_segment(parameters)
+    reason = why_not(
+        logic.describe(node, **typed_times(logic, parameters)) if there else None,
+        dynamic=dynamic,
+        findings=findings,
+        segment_missing=segment is not None and not all(segment),
+        busy=busy,
+    )
+    show_readiness(ui, reason, busy)
+    ui.checkButton.enabled = there and not busy
+    return reason
+
+
+def show_reason(ui: Any, reason: str) -> None:
+    """Say under Apply why it waits; what else stands there stays until there is a reason."""
+    if reason:
+        ui.statusLabel.text = reason
+    elif ui.statusLabel.text == ui.statusLabel.property("reason"):
+        ui.statusLabel.text = ""
+    ui.statusLabel.setProperty("reason", reason)
+
+
+def typed_times(logic: Any, parameters: Any) -> dict[str, float]:
+    """Return the times that the user typed, s, by the library's names; none that the series says itself."""
+    known = logic.describe(parameters.inputNode).acquisition
+    typed = {"echo_time_s": parameters.echoTimeMs, "repetition_time_s": parameters.repetitionTimeMs}
+    return {name: ms / 1000 for name, ms in typed.items() if ms and getattr(known, name) is None}
+
+
+def show_series(ui: Any, facts: NodeSeries | None, findings: Sequence[Finding] | None) -> None:
+    """Show facts and findings; a time is a text where the series says it, and a field where it does not.
+
+    Parameters
+    ----------
+    ui : object with the panel's widgets
+    facts : NodeSeries or None
+        What the node itself says, without what the user entered.
+    findings : of the last check, or None
+    """
+    ui.factsLabel.text = facts_text(facts) if facts is not None else _("No series chosen.")
+    for field, name in TIMES:
+        known, source = known_text(facts, name)
+        label, box = getattr(ui, f"{field}KnownLabel"), getattr(ui, f"{field}SpinBox")
+        label.text, label.toolTip, label.visible, box.visible = known, source, bool(known), not known
+        box.enabled = facts is not None
+    html = findings_html(findings)
+    if ui.findingsBrowser.property("shown") != html:  # writing it again would scroll back to the top
+        ui.findingsBrowser.setProperty("shown", html)
+        ui.findingsBrowser.html = html
+    ui.findingsBrowser.visible = facts is not None
+
+
+def show_method(ui: Any, parameters: Any) -> None:
+    """Show what the method needs to be chosen with it, and its measured error."""
+    ui.methodNoteLabel.text = method_note(library_method(parameters))
+    ui.methodNoteLabel.toolTip = error_meaning() if uses_network(parameters) else ""
+    _show_row(ui.leakageLabel, ui.leakageComboBox, parameters.method is Method.CLASSICAL)
+    _show_row(ui.deviceLabel, ui.deviceComboBox, uses_network(parameters))
+    _show_row(ui.referenceSegmentLabel, ui.referenceSegmentSelector, parameters.reference is Reference.SEGMENT)
+
+
+def show_readiness(ui: Any, reason: str, busy: bool) -> None:
+    """Enable what can be done now; a button that can't be pressed says why."""
+    ui.applyButton.enabled = not reason
+    ui.applyButton.toolTip = reason or _("Make the map and show it over the series")
+    ui.cancelButton.enabled = busy
+    ui.progressBar.visible = busy
+    for control in (ui.inputSelector, ui.loadButton):
+        control.enabled = not busy
+
+
+def show_progress(ui: Any, fraction: float, message: str, elapsed_s: float) -> None:
+    """Show how far the work is, what is being done, and how long the rest takes."""
+    ui.progressBar.value = round(100 * fraction)
+    left = time_left_text(fraction, elapsed_s)
+    ui.statusLabel.text = f"{message} … {left}" if left else f"{message} …"
+
+
+def show_display(ui: Any, parameters: Any, outputs: dict[str, Any]) -> None:
+    """Show only those controls of the display that have an effect now."""
+    _show_row(ui.anatomyLabel, ui.anatomySelector, parameters.view is View.ANATOMY)
+    shown = parameters.shownMap
+    blood = parameters.view is View.COMPARE or shown is None or shown.GetAttribute(ROLE) == "rcbv"
+    for control in (ui.coloursComboBox, ui.windowPresetComboBox, ui.windowRangeWidget, ui.thresholdSlider):
+        control.enabled = blood
+    ui.windowRangeWidget.visible = parameters.windowPreset is WindowPreset.MANUAL
+    ui.displayNoteLabel.text = _display_note(parameters, outputs, blood)
+    ui.displayNoteLabel.visible = bool(ui.displayNoteLabel.text)
+
+
+def _display_note(parameters: Any, outputs: dict[str, Any], blood: bool) -> str:
+    if not outputs:
+        return _("Press Apply first: there is no map of this series yet.")
+    if parameters.view is View.ANATOMY and parameters.anatomy is None:
+        return _("Select the volume to show the map over.")
+    if parameters.view is View.COMPARE:
+        names = {
+            "rcbv_classical": _("classical map"),
+            "difference": _("difference"),
+            "uncertainty": _("uncertainty"),
+        }
+        missing = [names[role] for role in missing_in_comparison(outputs) if role in names]
+        return _("This result comes without: {maps}.").format(maps=", ".join(missing)) if missing else ""
+    return "" if blood else _("This map has its own colours and window.")
+
+
+def show_report(ui: Any, possible: bool) -> None:
+    """Enable what needs a result of this session."""
+    why = _("Press Apply first: the report is made from a result of this session.")
+    tips = {
+        ui.reportButton: _("Findings, maps, curves and settings as one page in the browser"),
+        ui.saveButton: _("Maps as NIfTI, report, pictures and provenance, into a folder"),
+    }
+    for button, tip in tips.items():
+        button.enabled = possible
+        button.toolTip = tip if possible else why
+
+
+def _show_row(label: Any, field: Any, visible: bool) -> None:
+    label.visible = field.visible = visible

@@ -1,0 +1,209 @@
+"""The panel's state, kept in a parameter node so that it is saved and comes back with the scene."""
+
+from enum import Enum
+from typing import Annotated
+
+from slicer import vtkMRMLNode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
+from slicer.i18n import tr as _
+from slicer.parameterNodeWrapper import Default, FloatRange, RangeBounds, WithinRange, parameterNodeWrapper
+
+from PerfusionCBVLib.settings import NETWORK_METHODS, Settings
+
+
+class Method(Enum):
+    """How the map is made; the value is the library's name, or ``classical``: then `Leakage` has it."""
+
+    CLASSICAL = "classical"
+    UNET_GRU = "unet-gru"
+    ANCHORED_UNET = "anchored-unet"
+    CAPTK = "captk"
+
+    def label(self) -> str:
+        """Return what the panel shows."""
+        return {
+            "classical": _("Classical: area under the curve"),
+            "unet-gru": _("Network: UNet-GRU"),
+            "anchored-unet": _("Network: anchored U-Net"),
+            "captk": _("CaPTk's operator, for comparison"),
+        }[self.value]
+
+
+class Leakage(Enum):
+    """Leakage correction of the classical map; the value is the library's method."""
+
+    ONE_WAY = "bsw"
+    BOTH_WAYS = "bidirectional"
+    NONE = "integral"
+
+    def label(self) -> str:
+        """Return what the panel shows."""
+        return {
+            "bsw": _("Out of the vessels (Boxerman)"),
+            "bidirectional": _("Out and back in (Leu)"),
+            "integral": _("Not corrected"),
+        }[self.value]
+
+
+class Reference(Enum):
+    """The region whose mean rCBV becomes 1."""
+
+    AUTOMATIC = "automatic"
+    SEGMENT = "segment"
+    BRAIN = "brain"
+
+    def label(self) -> str:
+        """Return what the panel shows."""
+        return {
+            "automatic": _("Normal white matter, found automatically"),
+            "segment": _("A segment that you drew"),
+            "brain": _("Whole brain"),
+        }[self.value]
+
+
+class Device(Enum):
+    """Where a network runs; the value is the library's name."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+    MPS = "mps"
+
+    def label(self) -> str:
+        """Return what the panel shows."""
+        return {
+            "auto": _("Automatic"),
+            "cpu": _("Processor"),
+            "cuda": _("NVIDIA graphics card"),
+            "mps": _("Apple graphics processor"),
+        }[self.value]
+
+
+class View(Enum):
+    """What the slice views show."""
+
+    SERIES = "series"
+    ANATOMY = "anatomy"
+    COMPARE = "compare"
+
+    def label(self) -> str:
+        """Return what the panel shows."""
+        return {
+            "series": _("Map over the series"),
+            "anatomy": _("Map over another volume"),
+            "compare": _("Network, classical, difference, uncertainty"),
+        }[self.value]
+
+
+class Colours(Enum):
+    """The colour table; the value is the library's name, except ``automatic``: the one that suits each map."""
+
+    AUTOMATIC = "automatic"
+    PERFUSION = "perfusion"
+    UNIFORM = "uniform"
+    DIVERGING = "diverging"
+
+    def label(self) -> str:
+        """Return what the panel shows."""
+        return {
+            "automatic": _("Automatic"),
+            "perfusion": _("Perfusion rainbow"),
+            "uniform": _("Uniform: equal steps look equal"),
+            "diverging": _("Blue to red about zero"),
+        }[self.value]
+
+
+class WindowPreset(Enum):
+    """The values at the two ends of the colours."""
+
+    AUTOMATIC = "automatic"
+    GLIOMA = "0 3.5"
+    TUMOUR = "0 5"
+    VESSELS = "0 10"
+    MANUAL = "manual"
+
+    def label(self) -> str:
+        """Return what the panel shows."""
+        return {
+            "automatic": _("Automatic: 99 % of the brain"),
+            "0 3.5": _("0 to 3.5: glioma, 1.75 in the middle"),
+            "0 5": _("0 to 5: tumours with more blood"),
+            "0 10": _("0 to 10: meningioma, vessels"),
+            "manual": _("As set below"),
+        }[self.value]
+
+
+class Quantity(Enum):
+    """What the curves show."""
+
+    DELTA_R2S = "delta_r2s"
+    SIGNAL = "signal"
+
+    def label(self) -> str:
+        """Return what the panel shows."""
+        return {"delta_r2s": _("ΔR2*, proportional to the contrast agent"), "signal": _("Signal, as measured")}[
+            self.value
+        ]
+
+
+@parameterNodeWrapper
+class PerfusionCBVParameterNode:
+    """All choices of the panel. Times are in ms, the unit of the scanner's console; 0 means that nothing was typed."""
+
+    inputNode: vtkMRMLNode
+    echoTimeMs: Annotated[float, WithinRange(0, 300)] = 0.0
+    repetitionTimeMs: Annotated[float, WithinRange(0, 20000)] = 0.0
+
+    method: Method = Method.CLASSICAL
+    leakage: Leakage = Leakage.ONE_WAY
+    reference: Reference = Reference.AUTOMATIC
+    referenceSegmentation: vtkMRMLSegmentationNode
+    referenceSegmentID: str = ""
+    motionCorrection: bool = False
+    device: Device = Device.AUTO
+
+    view: View = View.SERIES
+    shownMap: vtkMRMLScalarVolumeNode
+    anatomy: vtkMRMLScalarVolumeNode
+    colours: Colours = Colours.AUTOMATIC
+    windowPreset: WindowPreset = WindowPreset.AUTOMATIC
+    window: Annotated[FloatRange, RangeBounds(-5, 20), Default(FloatRange(0, 4))]  # a range widget needs Default
+    opacity: Annotated[float, WithinRange(0, 1)] = 0.7
+    threshold: Annotated[float, WithinRange(0, 5)] = 0.0
+    legend: bool = True
+
+    quantity: Quantity = Quantity.DELTA_R2S
+    followMouse: bool = True
+    curveSegmentation: vtkMRMLSegmentationNode
+    showCurves: bool = False
+    showFit: bool = True
+    showWindows: bool = True
+
+
+def library_method(parameters: PerfusionCBVParameterNode) -> str:
+    """Return the library's name of the method that the panel's two controls choose together."""
+    return parameters.leakage.value if parameters.method is Method.CLASSICAL else parameters.method.value
+
+
+def settings(parameters: PerfusionCBVParameterNode) -> Settings:
+    """Return the choices as the library takes them."""
+    return Settings(
+        method=library_method(parameters),
+        normalize="brain" if parameters.reference is Reference.BRAIN else "nawm",
+        motion_correction=parameters.motionCorrection,
+        device=parameters.device.value,
+    )
+
+
+def uses_network(parameters: PerfusionCBVParameterNode) -> bool:
+    """Return whether the chosen method is a network, for which a device can be chosen."""
+    return parameters.method.value in NETWORK_METHODS
+
+
+def reference_segment(parameters: PerfusionCBVParameterNode) -> tuple[vtkMRMLSegmentationNode, str] | None:
+    """Return (segmentation, segment ID) when the reference region shall be a segment, or None.
+
+    Either is empty while the user has not chosen it.
+    """
+    if parameters.reference is not Reference.SEGMENT:
+        return None
+    return parameters.referenceSegmentation, parameters.referenceSegmentID
