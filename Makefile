@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Without a GPU an open torch range would install gigabytes of CUDA libraries; this release has a CPU build.
 TORCH  ?= torch==2.13.0
 
-.PHONY: install demo test check format benchmark clean
+.PHONY: install demo test check format benchmark screenshots clean
 
 install: $(VENV)/.installed
 
@@ -33,6 +33,9 @@ format: install
 
 benchmark: install
 	$(BIN)/python Testing/benchmark.py
+
+screenshots: install
+	QT_QPA_PLATFORM=offscreen $(BIN)/python Testing/screenshots.py
 
 clean:
 	rm -rf $(VENV) demo-output build *.egg-info PerfusionCBV/*.egg-info

@@ -123,6 +123,7 @@ class PerfusionCBVWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._cancelled = True
         self.setParameterNode(None)
         self.logic.result = self._inputID = self._resultOf = self._findings = None
+        self.display.arrange(compare=False, plot=False)
         self.display.forget()
         self.plot.forget()
 
@@ -249,9 +250,8 @@ class PerfusionCBVWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onLoadSample(self):
         """Simulate a patient on this computer."""
-        from PerfusionCBVLib.gui.logic import simulate_node
-
-        self._loaded(simulate_node, method="unet-gru")  # the simulator needs what a network needs
+        # The simulator needs what a network needs.
+        self._loaded(lambda progress: self.logic.loadSample(progress=progress), method="unet-gru")
 
     def _loaded(self, work, method="bsw"):
         node = self._run(work, method)
@@ -292,7 +292,6 @@ class PerfusionCBVWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         self._resultOf, self._findings = node.GetID(), self.logic.result.findings
         self.display.forget()
-        self.plot.forget()
         if self.parameters is None:
             return  # the user looks at another module meanwhile
         self.parameters.shownMap = nodes["rcbv"]

@@ -5,6 +5,7 @@ PythonQt, ctk and qMRML widgets are the substitutes of `qt_slicer`, whose docstr
 
 import importlib
 import sys
+import time
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
@@ -638,6 +639,22 @@ def test_the_packages_of_the_chosen_method_are_asked_for(ready, monkeypatch, par
     assert asked == ["anchored-unet"]
 
 
+@pytest.mark.parametrize(("method", "seconds"), [("classical", 3), ("unet-gru", 8)])
+def test_from_apply_to_the_overlay_it_takes_seconds(panel, parts, monkeypatch, method, seconds):
+    """As much data as digital reference object A; the processor's time, since other work may run beside the test."""
+    unchecked(panel, monkeypatch)
+    view = slicer.vtkMRMLSliceLogic()
+    view.SetMRMLApplicationLogic(slicer.app.applicationLogic())
+    view.SetMRMLScene(slicer.mrmlScene)
+    view.AddSliceNode("Red")
+    panel.ui.inputSelector.setCurrentNode(add(graded_head(shape=(80, 96, 20), frames=45).series))
+    panel.parameters.method = parts.Method(method)
+    started = time.process_time()
+    panel.ui.applyButton.click()
+    assert time.process_time() - started < seconds
+    assert "rCBV" in shown(view.GetSliceCompositeNode())[1]
+
+
 def test_while_work_runs_no_other_series_can_be_chosen(ready, results, monkeypatch):
     states = []
     quick(
@@ -841,6 +858,24 @@ def test_four_maps_are_compared_in_linked_views_and_the_old_layout_comes_back(re
     assert layout.GetViewArrangement() == layout.SlicerLayoutConventionalView
 
 
+def test_another_run_or_a_closed_scene_does_not_lose_the_users_layout(ready, views, parts):
+    layout = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+    layout.SetViewArrangement(layout.SlicerLayoutConventionalView)
+    choose(ready.ui.viewComboBox, "difference")
+    ready.ui.applyButton.click()
+    choose(ready.ui.viewComboBox, "over the series")
+    assert layout.GetViewArrangement() == layout.SlicerLayoutConventionalView
+    choose(ready.ui.viewComboBox, "difference")
+    slicer.mrmlScene.Clear(False)
+    assert layout.GetViewArrangement() == layout.SlicerLayoutConventionalView
+
+
+def test_another_run_shows_its_map_again(ready, views):
+    views["Red"].SetForegroundVolumeID(None)
+    ready.ui.applyButton.click()
+    assert "rCBV" in shown(views["Red"])[1]
+
+
 def test_the_comparison_says_which_maps_there_are_not(ready, views):
     choose(ready.ui.viewComboBox, "difference")
     assert ready.ui.displayNoteLabel.text == "This result comes without: classical map, difference, uncertainty."
@@ -993,8 +1028,6 @@ def test_curves_work_in_a_scene_that_was_saved_and_opened_again(curves, head, op
 
 
 def test_following_the_mouse_is_quick_enough_not_to_be_felt(curves, head):
-    import time
-
     move_mouse(head, (20, 30, 3))
     started = time.process_time()
     for i in range(10, 30):

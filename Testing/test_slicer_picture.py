@@ -210,6 +210,22 @@ def test_each_of_the_four_views_shows_its_own_map(show, outputs, parameters):
     )
 
 
+def test_each_of_the_four_views_has_its_own_legend(show, parameters):
+    module = importlib.import_module("PerfusionCBVLib.gui.parameters")
+    display = importlib.import_module("PerfusionCBVLib.gui.display")
+    parameters.legend = True
+    views = [*show(*display.TAGS)]  # the map has a legend before it moves to a view of its own
+    parameters.view = module.View.COMPARE
+    show()
+    with_legend = [view.render() for view in views]
+    parameters.legend = False
+    show()
+    for view, picture in zip(views, with_legend, strict=True):
+        rows, columns = np.nonzero((picture != view.render()).any(axis=-1))
+        assert columns.min() > 0.5 * picture.shape[1]
+        assert rows.max() - rows.min() > 0.3 * picture.shape[0]
+
+
 def test_scrolling_one_linked_view_scrolls_all(show, parameters):
     module = importlib.import_module("PerfusionCBVLib.gui.parameters")
     display = importlib.import_module("PerfusionCBVLib.gui.display")

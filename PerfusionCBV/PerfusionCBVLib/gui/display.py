@@ -25,9 +25,9 @@ SIGNED = {"difference": "diverging", "k2": "diverging"}
 TABLES = {"uncertainty": "uniform", **SIGNED}
 LEGEND_TITLES = {
     "rcbv": "rCBV",
-    "rcbv_classical": "rCBV\nclassical",
+    "rcbv_classical": "rCBV",
     "difference": "Difference",
-    "uncertainty": "SD of rCBV",
+    "uncertainty": "SD",
     "k1": "K1",
     "k2": "K2, 1/s",
     "kep": "kep, 1/s",
@@ -113,8 +113,8 @@ class MapDisplay:
             self._users_layout = None
 
     def forget(self) -> None:
-        """Forget what was shown, after the scene was closed."""
-        self.__init__()  # type: ignore[misc]
+        """Show everything anew at the next update, whatever the user has changed in the views since."""
+        self._layers = self._looks = ()
 
 
 def wanted_layers(parameters: Any, outputs: Nodes) -> list[tuple[str, Any, Any]]:
@@ -202,9 +202,11 @@ def _legend(node: Any, role: str, visible: bool) -> None:
         legend.SetTitleText(LEGEND_TITLES.get(role, node.GetName()))
         legend.SetLabelFormat("%.3f" if role == "k2" else "%.1f")
         legend.SetNumberOfLabels(5)
-        legend.SetSize(0.12, 0.5)
+        legend.SetSize(0.1, 0.42)
         legend.SetPosition(0.97, 0.5)
+        legend.GetLabelTextProperty().SetFontFamilyToArial()
     legend.SetVisibility(visible)
+    legend.Modified()  # a view whose volumes changed does not look for legends by itself
 
 
 def _identity(node: Any) -> str:

@@ -24,7 +24,7 @@ CHART, TABLE, BOXES = "plot", "plot table", "plot windows"
 TIME = "Time (s)"
 MAXIMUM_SEGMENTS = 6
 
-VOXEL_COLOUR, FIT_COLOUR = (0.11, 0.37, 0.61), (0.75, 0.22, 0.17)
+VOXEL_COLOUR, FIT_COLOUR = (0.1, 0.1, 0.1), (0.75, 0.22, 0.17)
 WINDOW_COLOURS = {"baseline": (0.55, 0.55, 0.55), "bolus": (0.85, 0.55, 0.0)}
 
 
