@@ -113,7 +113,7 @@ def picture_of(panel, path):
     panel.parent.show()
     panel.ui.displayCollapsibleButton.collapsed = False
     for _ in range(2):
-        panel.parent.resize(PANEL_WIDTH, panel.parent.sizeHint.height())
+        panel.parent.resize(PANEL_WIDTH, panel.parent.heightForWidth(PANEL_WIDTH))
         serve()
     panel.parent.grab().save(str(path))
 

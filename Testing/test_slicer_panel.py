@@ -202,8 +202,8 @@ CHOICES = [
     ("leakageComboBox", "leakage", "BOTH_WAYS", "back in"),
     ("referenceComboBox", "reference", "BRAIN", "Whole brain"),
     ("deviceComboBox", "device", "CPU", "Processor"),
-    ("viewComboBox", "view", "COMPARE", "difference"),
-    ("coloursComboBox", "colours", "UNIFORM", "equal steps"),
+    ("viewComboBox", "view", "COMPARE", "Compare"),
+    ("coloursComboBox", "colours", "UNIFORM", "Uniform"),
     ("windowPresetComboBox", "windowPreset", "MANUAL", "below"),
     ("quantityComboBox", "quantity", "SIGNAL", "Signal"),
 ]
@@ -845,7 +845,7 @@ def test_four_maps_are_compared_in_linked_views_and_the_old_layout_comes_back(re
         logics.append(logic)
     ready.parameters.method = parts.Method.ANCHORED_UNET
     ready.ui.applyButton.click()
-    choose(ready.ui.viewComboBox, "difference")
+    choose(ready.ui.viewComboBox, "Compare")
     assert layout.GetViewArrangement() == display.COMPARE_LAYOUT
     names = [shown(logic.GetSliceCompositeNode()) for logic in logics]
     maps = ("rCBV (Anchored U-Net)", "rCBV (Boxerman", "rCBV difference", "rCBV uncertainty")
@@ -861,11 +861,11 @@ def test_four_maps_are_compared_in_linked_views_and_the_old_layout_comes_back(re
 def test_another_run_or_a_closed_scene_does_not_lose_the_users_layout(ready, views, parts):
     layout = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode")
     layout.SetViewArrangement(layout.SlicerLayoutConventionalView)
-    choose(ready.ui.viewComboBox, "difference")
+    choose(ready.ui.viewComboBox, "Compare")
     ready.ui.applyButton.click()
     choose(ready.ui.viewComboBox, "over the series")
     assert layout.GetViewArrangement() == layout.SlicerLayoutConventionalView
-    choose(ready.ui.viewComboBox, "difference")
+    choose(ready.ui.viewComboBox, "Compare")
     slicer.mrmlScene.Clear(False)
     assert layout.GetViewArrangement() == layout.SlicerLayoutConventionalView
 
@@ -877,7 +877,7 @@ def test_another_run_shows_its_map_again(ready, views):
 
 
 def test_the_comparison_says_which_maps_there_are_not(ready, views):
-    choose(ready.ui.viewComboBox, "difference")
+    choose(ready.ui.viewComboBox, "Compare")
     assert ready.ui.displayNoteLabel.text == "This result comes without: classical map, difference, uncertainty."
 
 

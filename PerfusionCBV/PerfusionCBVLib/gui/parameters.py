@@ -21,10 +21,10 @@ class Method(Enum):
     def label(self) -> str:
         """Return what the panel shows."""
         return {
-            "classical": _("Classical: area under the curve"),
+            "classical": _("Classical: area under curve"),
             "unet-gru": _("Network: UNet-GRU"),
             "anchored-unet": _("Network: anchored U-Net"),
-            "captk": _("CaPTk's operator, for comparison"),
+            "captk": _("CaPTk's operator"),
         }[self.value]
 
 
@@ -38,8 +38,8 @@ class Leakage(Enum):
     def label(self) -> str:
         """Return what the panel shows."""
         return {
-            "bsw": _("Out of the vessels (Boxerman)"),
-            "bidirectional": _("Out and back in (Leu)"),
+            "bsw": _("Out of the vessels"),
+            "bidirectional": _("Out and back in"),
             "integral": _("Not corrected"),
         }[self.value]
 
@@ -54,8 +54,8 @@ class Reference(Enum):
     def label(self) -> str:
         """Return what the panel shows."""
         return {
-            "automatic": _("Normal white matter, found automatically"),
-            "segment": _("A segment that you drew"),
+            "automatic": _("Automatic: white matter"),
+            "segment": _("A segment you drew"),
             "brain": _("Whole brain"),
         }[self.value]
 
@@ -90,7 +90,7 @@ class View(Enum):
         return {
             "series": _("Map over the series"),
             "anatomy": _("Map over another volume"),
-            "compare": _("Network, classical, difference, uncertainty"),
+            "compare": _("Compare four maps"),
         }[self.value]
 
 
@@ -107,7 +107,7 @@ class Colours(Enum):
         return {
             "automatic": _("Automatic"),
             "perfusion": _("Perfusion rainbow"),
-            "uniform": _("Uniform: equal steps look equal"),
+            "uniform": _("Uniform"),
             "diverging": _("Blue to red about zero"),
         }[self.value]
 
@@ -124,10 +124,10 @@ class WindowPreset(Enum):
     def label(self) -> str:
         """Return what the panel shows."""
         return {
-            "automatic": _("Automatic: 99 % of the brain"),
-            "0 3.5": _("0 to 3.5: glioma, 1.75 in the middle"),
-            "0 5": _("0 to 5: tumours with more blood"),
-            "0 10": _("0 to 10: meningioma, vessels"),
+            "automatic": _("Automatic"),
+            "0 3.5": _("0 to 3.5: glioma"),
+            "0 5": _("0 to 5: vascular tumour"),
+            "0 10": _("0 to 10: meningioma"),
             "manual": _("As set below"),
         }[self.value]
 
@@ -140,7 +140,7 @@ class Quantity(Enum):
 
     def label(self) -> str:
         """Return what the panel shows."""
-        return {"delta_r2s": _("ΔR2*, proportional to the contrast agent"), "signal": _("Signal, as measured")}[
+        return {"delta_r2s": _("ΔR2*: contrast agent"), "signal": _("Signal as measured")}[
             self.value
         ]
 

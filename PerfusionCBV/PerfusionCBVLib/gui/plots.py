@@ -131,7 +131,7 @@ class CurvePlot:
 
     def _values(self, voxel: tuple[int, int, int]) -> str:
         i, j, k = voxel
-        titles = {"rcbv": "rCBV", "rcbv_classical": _("classical"), "uncertainty": "±", "k2": "K2"}
+        titles = {"rcbv": "rCBV", "rcbv_classical": _("classical"), "uncertainty": "±", "k2": "K2 (1/s)"}
         parts = [_("Voxel {i}, {j}, {k}").format(i=i, j=j, k=k)]
         for role, title in titles.items():
             if role in self._outputs:
