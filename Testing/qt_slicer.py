@@ -79,9 +79,8 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton):
         super().__init__(parent)
         self._collapsed = self._forcing = False
         self.setContentsMargins(0, self.HEADER, 0, 0)
-        self.sizePolicy = QtWidgets.QSizePolicy(
-            QtWidgets.QSizePolicy.Policy.Preferred, QtWidgets.QSizePolicy.Policy.Maximum
-        )
+        policy = QtWidgets.QSizePolicy.Policy
+        self.sizePolicy = QtWidgets.QSizePolicy(policy.Minimum, policy.Preferred)
         self.clicked.connect(lambda: setattr(self, "collapsed", not self.collapsed))
 
     def _get(self):
@@ -119,7 +118,7 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton):
         self._forcing = False
 
     def sizeHint(self):
-        hint = self.layout().sizeHint() if self.layout() and not self._collapsed else QtCore.QSize(120, 0)
+        hint = self.layout().totalSizeHint() if self.layout() and not self._collapsed else QtCore.QSize(120, 0)
         return QtCore.QSize(hint.width(), self.HEADER if self._collapsed else hint.height())
 
     minimumSizeHint = sizeHint
