@@ -84,7 +84,6 @@ def test_scores_are_those_of_the_readme(scores, method, nrmse, ccc, enhancing_bi
 
 
 def test_the_default_is_the_method_with_the_least_error_among_those_that_correct_leakage(scores):
-    """No network beats the classical map here yet, so the default is the classical map."""
     correcting = ("bsw", "bidirectional", "unet-gru", "anchored-unet")
     assert min(correcting, key=lambda method: scores[method]["nrmse"]) == Settings().method
 

@@ -8,7 +8,7 @@ from typing import Literal
 from PerfusionCBVLib.errors import UsageError
 
 CLASSICAL_METHODS = ("bsw", "bidirectional", "integral", "captk")
-NETWORK_METHODS = ("unet-gru", "anchored-unet")
+NETWORK_METHODS = ("anchored-unet", "unet-gru")
 METHODS = NETWORK_METHODS + CLASSICAL_METHODS
 
 METHOD_TITLES = {
@@ -30,8 +30,8 @@ class Settings:
     Parameters
     ----------
     method : str
-        One of `METHODS`. The default is the classical map until a network beats it on data that shares no code with
-        our simulator.
+        One of `METHODS`. The default is the network that beats the classical map on data that shares no code with the
+        simulator it learned from.
     normalize : "nawm", "brain" or "none"
         What a value of 1 means: contralateral normal-appearing white matter (found, unless a reference region is
         given), the whole brain, or nothing (a classical map then is the area under ΔR2*, dimensionless).
@@ -45,7 +45,7 @@ class Settings:
     UsageError
     """
 
-    method: str = "bsw"
+    method: str = "anchored-unet"
     normalize: Normalisation = "nawm"
     motion_correction: bool = False
     device: str = "auto"
