@@ -20,14 +20,15 @@ from slicer.ScriptedLoadableModule import (
 RESOURCES = Path(__file__).parent / "Resources"
 # (name that the library and the command line use, what the panel shows)
 METHODS = (
+    ("anchored-unet", "Network that adjusts the leakage-corrected map"),
     ("bsw", "Leakage-corrected (Boxerman-Schmainda-Weisskoff)"),
     ("unet-gru", "UNet-GRU network"),
-    ("anchored-unet", "Network that adjusts the leakage-corrected map"),
+    ("conv3d", "Conv3D network"),
     ("bidirectional", "Leakage-corrected, bidirectional exchange"),
     ("integral", "Area under the curve, no leakage correction"),
     ("captk", "Area under the curve as in CaPTk"),
 )
-NETWORK_METHODS = ("unet-gru", "anchored-unet")
+NETWORK_METHODS = ("anchored-unet", "unet-gru", "conv3d")
 
 
 class PerfusionCBV(ScriptedLoadableModule):

@@ -177,8 +177,8 @@ def quick(monkeypatch, slices, voxels, name):
     monkeypatch.setitem(loop.TASKS, name, build)
     monkeypatch.setattr(SimulatedPatients, "__iter__", lambda self: itertools.repeat(few))
     return TrainingSettings(
-        minutes=0.2, batch=2, buffer_slices=8, fill_slices=4, validation_patients=1, workers=0,
-        checkpoint_minutes=0.03, mixed_precision=False,
+        minutes=0.15, batch=2, buffer_slices=8, fill_slices=4, validation_patients=1, workers=0,
+        checkpoint_minutes=0.05, mixed_precision=False,
     )  # fmt: skip
 
 
@@ -262,7 +262,7 @@ def test_every_architecture_is_moved_trained_and_saved(architecture, tmp_path):
             return sum(parameter.square().mean() for parameter in network.parameters())
 
         def validate(self, network, samples):
-            return {"size": float(self.loss(network, ()))}
+            return {"size": float(self.loss(network, ()).detach())}
 
     task = Shrinking()
     settings = TrainingSettings(minutes=1e-6, fill_slices=1, workers=0)

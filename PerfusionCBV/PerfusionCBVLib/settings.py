@@ -8,12 +8,13 @@ from typing import Literal
 from PerfusionCBVLib.errors import UsageError
 
 CLASSICAL_METHODS = ("bsw", "bidirectional", "integral", "captk")
-NETWORK_METHODS = ("anchored-unet", "unet-gru")
+NETWORK_METHODS = ("anchored-unet", "unet-gru", "conv3d")
 METHODS = NETWORK_METHODS + CLASSICAL_METHODS
 
 METHOD_TITLES = {
     "anchored-unet": "Anchored U-Net",
     "unet-gru": "UNet-GRU",
+    "conv3d": "Conv3D",
     "bsw": "Boxerman-Schmainda-Weisskoff",
     "bidirectional": "Bidirectional leakage correction",
     "integral": "Integral without leakage correction",

@@ -94,21 +94,25 @@ def describe(prepared: Prepared, fit: LeakageFit, features: np.ndarray | None = 
 def training_domain(descriptions: np.ndarray) -> dict[str, Any]:
     """Return what a card keeps of the (patients, n) descriptions that a network was trained on.
 
-    The limit is the 99.5th percentile of the patients' own distances: one training patient in 200 would be called
-    unfamiliar.
+    The farthest fortieth, such as patients whose bolus was mistaken, is left out, and its edge is the limit: one
+    training patient in 40 would be called unfamiliar.
     """
     complete = np.unique(descriptions[np.isfinite(descriptions).all(axis=1)], axis=0).astype(np.float64)
-    mean = complete.mean(axis=0)
-    scatter = np.cov(complete, rowvar=False) + 1e-6 * np.eye(mean.size)
-    distances = np.sqrt([_squared_distance(row, mean, scatter) for row in complete])
+    usual = complete
+    for _ in range(2):
+        mean = usual.mean(axis=0)
+        scatter = np.cov(usual, rowvar=False) + 1e-6 * np.eye(mean.size)
+        distances = np.sqrt([_squared_distance(row, mean, scatter) for row in complete])
+        limit = float(np.percentile(distances, 97.5))
+        usual = complete[distances <= limit]
     return {
         "names": list(DESCRIPTION),
         "patients": len(complete),
         "mean": mean.round(5).tolist(),
         "covariance": scatter.round(7).tolist(),
-        "lowest": complete.min(axis=0).round(4).tolist(),
-        "highest": complete.max(axis=0).round(4).tolist(),
-        "limit": round(float(np.percentile(distances, 99.5)), 3),
+        "lowest": usual.min(axis=0).round(4).tolist(),
+        "highest": usual.max(axis=0).round(4).tolist(),
+        "limit": round(limit, 3),
     }
 
 
