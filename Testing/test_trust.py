@@ -8,7 +8,7 @@ import pytest
 from dsc_phantom import graded_head
 from PerfusionCBVLib import Settings, compute_maps
 from PerfusionCBVLib.networks.domain import DESCRIPTION, describe, distance, training_domain
-from PerfusionCBVLib.networks.trust import agreement, check_networks, familiarity
+from PerfusionCBVLib.networks.trust import agreement, calibrated_deviation, check_networks, familiarity
 from PerfusionCBVLib.preparation import find_mask_and_bolus, fit_leakage, prepare
 from PerfusionCBVLib.report import report_html
 from PerfusionCBVLib.settings import NETWORK_METHODS
@@ -98,6 +98,14 @@ def test_a_description_grows_with_noise_and_leakage():
     tight, leaking = (described(graded_head(leakage_per_s=k).series) for k in (0.0, 0.05))
     assert leaking["misfit_high"] >= tight["misfit_high"] - 0.05
     assert leaking["leaking"] > tight["leaking"]
+
+
+def test_calibrated_deviation_adds_what_the_network_can_t_know():
+    own, rcbv, leakage = np.full((2, 2, 2), 0.3), np.full((2, 2, 2), 2.0), np.full((2, 2, 2), -0.5)
+    found = calibrated_deviation(own, rcbv, leakage, {"own": 1.0, "scale": 0.2, "leakage": 0.0})
+    np.testing.assert_allclose(found, 0.5)  # 0.3 and 0.4 at right angles
+    found = calibrated_deviation(own, rcbv, leakage, {"own": 0.0, "scale": 0.0, "leakage": 0.8})
+    np.testing.assert_allclose(found, 0.4)
 
 
 def test_disagreement_counts_only_beyond_noise():

@@ -17,7 +17,7 @@ from PerfusionCBVLib.captk import captk_ap_rcbv
 from PerfusionCBVLib.cli import main
 from PerfusionCBVLib.errors import PerfusionError, UnreadableInputError, UsageError
 from PerfusionCBVLib.networks.cards import build_network, known_networks, load_network
-from PerfusionCBVLib.train import loop, upenn_gbm
+from PerfusionCBVLib.train import fine_tune, loop, upenn_gbm
 from PerfusionCBVLib.train.fine_tune import (
     MEASURES,
     ShuffledCases,
@@ -211,6 +211,15 @@ def test_contradicting_options_are_wrong_usage(capsys, cohort, tmp_path):
     refused(capsys, 2, *out, *data, "--network", "anchored-unet", words=["anchored-unet", "conv3d"])
     refused(capsys, 2, *out, *data, "--patients", tmp_path, words=["--patients"])
     refused(capsys, 2, *out, "--from-scratch", words=["--from-scratch"])
+
+
+def test_stopping_a_training_says_how_to_go_on(capsys, cohort, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fine_tune, "fit", interrupted)
+    arguments = ("--output", tmp_path, "--dataset", "upenn-gbm", cohort)
+    refused(capsys, 4, *arguments, words=["stopped", "the same command goes on", str(tmp_path)])
 
 
 def test_linked_folders_are_searched(cohort, tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from PerfusionCBVLib import __version__, check, compute_maps, load_series, write_result
-from PerfusionCBVLib.errors import Cancelled, PerfusionError, UsageError
+from PerfusionCBVLib.errors import Cancelled, ModelError, PerfusionError, UsageError
 from PerfusionCBVLib.masking import read_mask
 from PerfusionCBVLib.networks.cards import ARCHITECTURES, known_networks, read_card
 from PerfusionCBVLib.progress import Progress, silent
@@ -198,8 +198,15 @@ def _train(options: argparse.Namespace) -> int:
         raise UsageError("--patients keeps simulated patients, which --dataset does not use; leave one of them out.")
     if options.dataset is None and options.from_scratch:
         raise UsageError("--from-scratch belongs to --dataset; on simulated patients a training always is.")
-    from PerfusionCBVLib.train.fine_tune import train_upenn_gbm
-    from PerfusionCBVLib.train.loop import TrainingSettings, train
+    try:
+        from PerfusionCBVLib.train.fine_tune import train_upenn_gbm
+        from PerfusionCBVLib.train.loop import TrainingSettings, train
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise ModelError(
+            "Training needs PyTorch, which is not installed: pip install 'perfusion-cbv[networks,train]'."
+        ) from error
 
     settings = TrainingSettings(
         minutes=options.minutes, workers=options.workers, seed=options.seed, patients=options.patients

@@ -16,7 +16,7 @@ from PerfusionCBVLib.findings import Finding
 from PerfusionCBVLib.leakage import LeakageFit, correct_bidirectional
 from PerfusionCBVLib.masking import validate_mask
 from PerfusionCBVLib.motion import correct_motion
-from PerfusionCBVLib.networks.trust import agreement, familiarity
+from PerfusionCBVLib.networks.trust import agreement, calibrated_deviation, familiarity
 from PerfusionCBVLib.normalize import find_nawm, normalise
 from PerfusionCBVLib.preparation import Prepared, find_mask_and_bolus, fit_leakage, prepare
 from PerfusionCBVLib.progress import Progress, part, silent
@@ -125,6 +125,11 @@ def compute_maps(
         provenance["reference"]["mean_before_normalisation"] = level
         scaled, unit = normalise(raw, region), "{ratio}"
         deviation = None if deviation is None else deviation / np.float32(level)
+    if deviation is not None:
+        leakage = np.zeros_like(scaled)  # on this scale; without a reference region the maps share none
+        if region is not None:
+            leakage = prepared.volume(bsw.corrected_integral - bsw.integral) / np.float32(np.nanmean(classical[region]))
+        deviation = calibrated_deviation(deviation, scaled, leakage, found.card["measured"]["calibration"])
     clock.lap("reference")
 
     status = prepared.status.copy()

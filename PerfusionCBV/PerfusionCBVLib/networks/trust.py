@@ -66,6 +66,24 @@ def agreement(network: np.ndarray, classical: np.ndarray, noise: np.ndarray) -> 
     )
 
 
+def calibrated_deviation(
+    deviation: np.ndarray, rcbv: np.ndarray, leakage: np.ndarray, calibration: dict[str, float]
+) -> np.ndarray:
+    """Return a network's standard deviation with what it can't know of: the scale's error and the leakage model's.
+
+    Parameters
+    ----------
+    deviation, rcbv, leakage : (x, y, z) arrays
+        The network's own SD, its map, and the leakage that the classical map corrected, all on one scale.
+    calibration : dict
+        From the network's card: factor on its own SD (``own``), relative error of the reference region and kinetics
+        (``scale``), and share of the corrected leakage (``leakage``), fitted on simulated patients that it was not
+        trained on.
+    """
+    parts = ((calibration["own"], deviation), (calibration["scale"], rcbv), (calibration["leakage"], leakage))
+    return np.sqrt(sum((np.float32(factor) * values) ** 2 for factor, values in parts)).astype(np.float32)
+
+
 def familiarity(description: np.ndarray, card: dict[str, Any]) -> tuple[dict[str, Any], Finding | None]:
     """Return how far a series is from what a network was trained on, and a finding when it is too far.
 

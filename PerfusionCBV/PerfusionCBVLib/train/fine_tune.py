@@ -184,8 +184,10 @@ def train_upenn_gbm(
             }
             measured = _save_and_score(name, folder, split, trained.network, trained.scores, training, ranks)
             report("test patients, mean over slices: " + ", ".join(f"{k} {v:.4f}" for k, v in measured.items()))
-            for file in (f"{name}{SUFFIX}.json", SPLIT_FILE, "test_scores.csv", "test_scores.md", "history.csv"):
-                report(f"written: {folder / file}")
+            weights = (f"{name}{SUFFIX}.safetensors", f"{name}{SUFFIX}.json")
+            for file in (*weights, SPLIT_FILE, "test_scores.csv", "test_scores.md", "history.csv", "history.png"):
+                if (folder / file).exists():
+                    report(f"written: {folder / file}")
             report(f"{folder / CACHE_FOLDER} can be deleted; a resumed run would read all cases again.")
         ranks.wait()
     return folder / f"{name}{SUFFIX}.json"

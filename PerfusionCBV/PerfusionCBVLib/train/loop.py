@@ -265,6 +265,7 @@ def fit(
         "slices_per_second": round(steps * settings.batch * ranks.world / steps_s, 1) if steps else None,
         "patients_per_minute": round(state["patients"] / minutes, 1) if minutes else None,
         "hardware": _hardware(ranks),
+        "world_size": ranks.world,
         "torch": torch.__version__.split("+")[0],
     }
     return Trained(average.module, scores, training)
@@ -278,7 +279,7 @@ def _hardware(ranks: Ranks) -> str:
     one = f"{torch.get_num_threads()} threads"
     if ranks.device.type == "cuda":
         one = torch.cuda.get_device_name(ranks.device)
-    return f"{ranks.world} × {ranks.device.type}, {platform.machine()}, {one}"
+    return f"{ranks.device.type}, {platform.machine()}, {one}"
 
 
 def _validate(task: Task, network: nn.Module, samples: list[Any]) -> dict[str, float]:
