@@ -72,7 +72,8 @@ def test_truth_is_relative_to_white_matter(slices):
 
 def test_a_seed_is_a_patient(patient):
     again, prepared, _ = next(iter(SimulatedPatients(SEED, draw_prepared)))
-    np.testing.assert_array_equal(again.series.signal, patient[0].series.signal)
+    # Up to rounding, which depends on the number of threads.
+    np.testing.assert_allclose(again.series.signal, patient[0].series.signal, rtol=1e-4, atol=1e-3)
     np.testing.assert_array_equal(prepared.mask, patient[1].mask)
 
 
