@@ -16,6 +16,7 @@ What these substitutes don't show:
 - Qt 5: PySide6 is Qt 6.
 """
 
+import gc
 import os
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -521,6 +522,9 @@ def _complete_application():
 
 def open_module(module, name="PerfusionCBV", parent=None):
     """Return the module's widget, set up in a parent as Slicer's module panel has one."""
+    # Python's collector, coming while a panel is half built, meets what PySide6 has freed of the last one.
+    gc.collect()
+    gc.disable()
     if parent is None:
         parent = qMRMLWidget()
         QtWidgets.QVBoxLayout(parent)
@@ -544,6 +548,8 @@ def close_module(name="PerfusionCBV"):
         widget.parent.close()
         widget.parent.deleteLater()
         QtWidgets.QApplication.sendPostedEvents(None, QtCore.QEvent.Type.DeferredDelete)
+    gc.collect()
+    gc.enable()
 
 
 def _let_go(parent):

@@ -43,7 +43,7 @@ def main(folder):
         compared = [SliceView(tag, (VIEW, VIEW)) for tag in display.TAGS]
         panel.parameters.method = parameters.Method.ANCHORED_UNET
         panel.ui.applyButton.click()
-        middle = leaking(panel)
+        middle = tumour()
         look_at(red, middle)
         save(red.render(), folder / "slicer-overlay.png")
         panel.parameters.view = parameters.View.COMPARE
@@ -67,14 +67,16 @@ def serve():
         slicer.app.processEvents()
 
 
-def leaking(panel):
-    """Return the middle, RAS in mm, of the tissue that leaks most: the tumour."""
-    node = panel.logic.outputs(panel.parameters.inputNode)["k2"]
-    smooth = gaussian_filter(np.abs(np.nan_to_num(slicer.util.arrayFromVolume(node))), (1, 4, 4))
-    k, j, i = np.unravel_index(np.argmax(smooth), smooth.shape)
-    matrix = vtk.vtkMatrix4x4()
-    node.GetIJKToRASMatrix(matrix)
-    return matrix.MultiplyPoint((i, j, k, 1.0))[:3]
+def tumour():
+    """Return the middle, RAS in mm, of the enhancing tissue in the slice that has most of it, from the truth."""
+    from PerfusionCBVLib.simulate import demo_parameters, simulate
+    from PerfusionCBVLib.simulate.anatomy import TISSUES
+
+    patient = simulate(demo_parameters())
+    inside = patient.tissue == TISSUES.index("enhancing")
+    k = inside.sum(axis=(0, 1)).argmax()
+    i, j = np.argwhere(inside[..., k]).mean(axis=0)
+    return (patient.series.affine @ (i, j, k, 1.0))[:3]
 
 
 def rim(panel, middle):

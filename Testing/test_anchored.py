@@ -5,11 +5,13 @@ import pytest
 import torch
 
 from dsc_phantom import ACQUISITION, gamma_variate, graded_head
-from PerfusionCBVLib import DynamicSeries
+from PerfusionCBVLib import DynamicSeries, Settings, compute_maps
+from PerfusionCBVLib.evaluate import nrmse
 from PerfusionCBVLib.leakage import correct_unidirectional
 from PerfusionCBVLib.networks.anchored_unet import LARGEST_LOG_FACTOR, LARGEST_SHIFT, AnchoredUNet
 from PerfusionCBVLib.networks.features import FEATURES, as_slices, from_slices, network_slices, voxel_features
 from PerfusionCBVLib.preparation import find_mask_and_bolus, prepare
+from reference_objects import PLANS, reference_object
 
 
 def prepared_and_fit(series):
@@ -75,6 +77,33 @@ def test_whatever_its_weights_the_map_stays_near_the_classical_one(slices, seed)
     assert (volume[inside] >= smallest[inside] - 1e-3).all()
     assert (deviation[inside] > 0).all()
     assert not volume[~inside].any()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_its_weights_a_quiet_voxel_that_does_not_leak_keeps_its_value(seed):
+    """Noise of 0.1 % leaves at most 5 % and twice the noise open, also at the sharp edges of white matter."""
+    head = graded_head(noise=0.3)
+    prepared, fit = prepared_and_fit(head.series)
+    features = voxel_features(prepared, fit)
+    images = network_slices(features, prepared.usable, np.array(head.series.voxel_size_mm))
+    with torch.inference_mode():
+        volume = from_slices(random_network(seed)(torch.from_numpy(images))[0][:, 0].numpy(), prepared.usable)
+    tissue = ((head.volume == 1) | (head.volume == 2))[prepared.usable]
+    classical = feature(features, "corrected")[tissue]
+    moved = volume[tissue] / classical
+    noise = np.exp(feature(features, "noise")[tissue]) / classical
+    assert np.median(noise) < 0.02
+    assert np.percentile(np.abs(np.log(moved)), 99) < 0.05 + 8 * np.percentile(noise, 99)
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.name)
+def test_it_beats_the_classical_map_on_objects_of_another_simulator(plan):
+    """The embedded weights; automatic mask and reference region, brain without vessels."""
+    made = reference_object(plan)
+    result = compute_maps(made.series, Settings(method="anchored-unet"))
+    region = made.tissue & result.mask
+    network, classical = (nrmse(result.maps[n].values[region], made.rcbv[region]) for n in ("rcbv", "rcbv_classical"))
+    assert network < 1.05 * classical
 
 
 def test_slices_do_not_see_each_other(slices):

@@ -254,5 +254,5 @@ def test_demo_maps_with_the_network_and_writes_the_classical_map_beside_it(capsy
     names = {path.name for path in tmp_path.iterdir()}
     assert names >= FILES | {"rcbv_classical.nii.gz"}
     provenance = json.loads((tmp_path / "provenance.json").read_text("utf-8"))
-    assert provenance["settings"]["method"] == "unet-gru"
+    assert provenance["settings"]["method"] == "anchored-unet"
     assert len(provenance["network"]["weights_sha256"]) == 64

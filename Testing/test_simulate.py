@@ -10,10 +10,10 @@ import torch
 from PerfusionCBVLib import load_series
 from PerfusionCBVLib.errors import UsageError
 from PerfusionCBVLib.simulate import SubjectParameters, demo_parameters, draw_subject, simulate, write_subject
-from PerfusionCBVLib.simulate.anatomy import TISSUES
+from PerfusionCBVLib.simulate.anatomy import TISSUES, tissue_fractions
 from PerfusionCBVLib.simulate.kinetics import arterial_concentration, interstitial_concentration, tissue_concentration
 from PerfusionCBVLib.simulate.parameters import Bolus
-from PerfusionCBVLib.simulate.scanner import approach_to_steady_state, spoiled_gradient_echo
+from PerfusionCBVLib.simulate.scanner import approach_to_steady_state, blurred, spoiled_gradient_echo
 
 SMALL = {"matrix": (48, 48, 6), "voxel_size_mm": (4.5, 4.5, 8.0), "frames": 40, "repetition_time_s": 1.5}
 
@@ -164,7 +164,8 @@ def test_series_noise_matches_the_drawn_snr():
         before = int(drawn.bolus.arrival_s / 1.5) - 1
         baseline = subject.series.signal[subject.brain][:, :before]
         noise = np.sqrt(np.mean(np.var(baseline, axis=1, ddof=1)))
-        assert baseline.mean() / noise == pytest.approx(40.0, rel=0.06)
+        level = subject.series.signal[subject.brain][:, -1].mean()  # what SNR refers to
+        assert level / noise == pytest.approx(40.0, rel=0.06)
 
 
 def test_leakage_free_ideal_series_gives_back_blood_volume_ratios():
@@ -187,6 +188,41 @@ def test_leakage_free_ideal_series_gives_back_blood_volume_ratios():
     ratio = area / subject.truth["cbv"][tissue]
     # A voxel counted as tissue may still hold a few per cent of a vein, whose relaxivity is another.
     assert np.std(ratio) / np.mean(ratio) < 0.015
+
+
+def fractions_of(subject, **head):
+    changed = replace(subject.parameters, head=replace(subject.parameters.head, **head))
+    return tissue_fractions(changed, torch.device("cpu")).numpy()
+
+
+def test_sharper_heads_have_purer_voxels_and_the_same_vessels(subject):
+    soft, sharp, labels = (fractions_of(subject, sharpness=s, invented=False) for s in (1.0, 4.0, 30.0))
+    vessels = [TISSUES.index("artery"), TISSUES.index("vein")]
+    free = (soft[vessels].sum(axis=0) == 0) & (soft[0] < 0.5)
+    purity = [np.mean(f.max(axis=0)[free]) for f in (soft, sharp, labels)]
+    assert purity[0] < purity[1] - 0.03
+    assert purity[2] > 0.99
+    np.testing.assert_allclose(sharp[vessels].mean(), soft[vessels].mean(), rtol=0.02)
+    for fractions in (soft, sharp, labels):
+        np.testing.assert_allclose(fractions.sum(axis=0), 1, atol=1e-5)
+
+
+def test_invented_heads_keep_the_brain_and_forget_where_tissues_belong(subject):
+    real, invented = (fractions_of(subject, sharpness=1.0, invented=i) for i in (False, True))
+    assert abs((real[0] < 0.5).sum() / (invented[0] < 0.5).sum() - 1) < 0.02
+    white = TISSUES.index("white")
+    inside = real[0] < 0.5
+    assert abs(np.corrcoef(real[white][inside], invented[white][inside])[0, 1]) < 0.35
+    assert 0.15 < invented[white][inside].mean() < 0.7
+
+
+def test_reconstruction_filter_is_a_gaussian_of_the_given_width_that_keeps_the_mean():
+    volume = torch.zeros(41, 41, 1, 1)
+    volume[20, 20] = 1.0
+    seen = blurred(volume, 3.0)[..., 0, 0].numpy()
+    assert seen.sum() == pytest.approx(1, abs=0.01)
+    assert seen[20, 20] == pytest.approx(4 * np.log(2) / np.pi / 3.0**2, rel=0.02)
+    assert np.interp(1.5, np.arange(21), seen[20, 20:] / seen[20, 20]) == pytest.approx(0.5, abs=0.03)
 
 
 def test_unknown_scan_parameter_is_refused_with_its_name():

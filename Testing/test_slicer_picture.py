@@ -42,6 +42,8 @@ def result(head):
     for shift, name in enumerate(("rcbv", "rcbv_classical", "uncertainty")):
         values = np.array(VALUES, np.float32)[(number + shift) % len(VALUES)]
         maps[name] = ParameterMap(name, values, affine, "{ratio}", f"squares {name}")
+    between = maps["rcbv"].values - maps["rcbv_classical"].values
+    maps["disagreement"] = ParameterMap("disagreement", between, affine, "{ratio}", "network minus classical squares")
     baseline = np.where(i % (2 * BLOCK) < BLOCK, 200.0, 600.0).astype(np.float32)
     return replace(made, maps=maps, baseline=baseline, mask=np.ones(shape, bool))
 
@@ -200,10 +202,10 @@ def test_each_of_the_four_views_shows_its_own_map(show, outputs, parameters):
     check(roles["rcbv_classical"], outputs, "rcbv_classical", window=(0, 4), opacity=0.7)
     check(roles["uncertainty"], outputs, "uncertainty", window=own["uncertainty"], opacity=0.7, table="uniform")
     check(
-        roles["difference"],
+        roles["disagreement"],
         outputs,
-        "difference",
-        window=own["difference"],
+        "disagreement",
+        window=own["disagreement"],
         opacity=0.7,
         lowest=-1e5,
         table="diverging",

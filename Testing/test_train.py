@@ -1,25 +1,40 @@
 """Training: samples agree with the truth they were drawn from, a killed run goes on, weights come out with a card."""
 
+import contextlib
 import csv
 import itertools
 import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from PerfusionCBVLib.errors import UsageError
 from PerfusionCBVLib.evaluate import TEST_SEED
-from PerfusionCBVLib.networks.cards import load_network
+from PerfusionCBVLib.networks.cards import build_network, load_network, save_network
 from PerfusionCBVLib.train import loop, samples
-from PerfusionCBVLib.train.loop import VALIDATION_SEED, TrainingSettings, train
+from PerfusionCBVLib.train.history import draw_history, record
+from PerfusionCBVLib.train.loop import VALIDATION_SEED, TrainingSettings, fit, train
+from PerfusionCBVLib.train.ranks import Ranks
 from PerfusionCBVLib.train.samples import (
     LARGEST_TARGET,
     FeatureVolume,
     GridSlices,
     SimulatedPatients,
-    draw_features,
-    draw_grid_slices,
+    draw_kept,
+    draw_prepared,
+    feature_volume,
+    grid_slices,
+    kept_seeds,
+    load_sample,
+    save_sample,
 )
 from PerfusionCBVLib.train.tasks import TASKS
 
@@ -27,10 +42,15 @@ SEED = 65  # a small matrix
 
 
 @pytest.fixture(scope="module")
-def slices():
-    drawn = draw_grid_slices(SEED)
+def patient():
+    drawn = draw_prepared(SEED)
     assert drawn is not None
     return drawn
+
+
+@pytest.fixture(scope="module")
+def slices(patient):
+    return grid_slices(*patient)
 
 
 def test_samples_hold_input_and_truth_on_the_same_pixels(slices):
@@ -50,14 +70,30 @@ def test_truth_is_relative_to_white_matter(slices):
     assert slices.rcbv.max() <= LARGEST_TARGET
 
 
-def test_a_seed_is_a_patient(slices):
-    again = next(iter(SimulatedPatients(SEED, draw_grid_slices)))
-    np.testing.assert_array_equal(again.signal, slices.signal)
+def test_a_seed_is_a_patient(patient):
+    again, prepared, _ = next(iter(SimulatedPatients(SEED, draw_prepared)))
+    # Up to rounding, which depends on the number of threads.
+    np.testing.assert_allclose(again.series.signal, patient[0].series.signal, rtol=1e-4, atol=1e-3)
+    np.testing.assert_array_equal(prepared.mask, patient[1].mask)
 
 
-def test_patients_already_drawn_come_first_and_once():
-    stream = iter(SimulatedPatients(100, lambda seed: seed if seed != 101 else None, [103, 100]))
-    assert list(itertools.islice(stream, 5)) == [103, 100, 102, 104, 105]
+def seeds_of(monkeypatch, patients, count, *, worker=0, workers=1):
+    """The first seeds that one of so many simulating processes draws."""
+    monkeypatch.setattr(samples, "get_worker_info", lambda: SimpleNamespace(id=worker, num_workers=workers))
+    return list(itertools.islice(patients, count))
+
+
+def test_patients_already_drawn_come_first_and_once(monkeypatch):
+    stream = SimulatedPatients(100, lambda seed: seed if seed != 101 else None, [103, 100])
+    assert seeds_of(monkeypatch, stream, 5) == [103, 100, 102, 104, 105]
+
+
+def test_processes_that_train_together_draw_every_patient_once(monkeypatch):
+    seeds = []
+    for rank, worker in itertools.product(range(3), range(2)):
+        stream = SimulatedPatients(100, lambda seed: seed, [105, 7, 9], share=(rank, 3))
+        seeds += seeds_of(monkeypatch, stream, 4, worker=worker, workers=2)
+    assert sorted(seeds) == sorted([105, 7, 9, *range(100, 105), *range(106, 122)])
 
 
 def test_patients_for_training_validation_and_testing_never_meet():
@@ -67,8 +103,8 @@ def test_patients_for_training_validation_and_testing_never_meet():
 
 
 @pytest.fixture(scope="module")
-def voxels():
-    drawn = draw_features(SEED)
+def voxels(patient):
+    drawn = feature_volume(*patient)
     assert drawn is not None
     return drawn
 
@@ -81,24 +117,28 @@ def test_features_hold_the_truth_on_the_same_voxels(voxels):
 
 
 def test_kept_features_come_back(voxels, tmp_path):
-    voxels.save(tmp_path / "44.npz")
-    again = FeatureVolume.load(tmp_path / "44.npz")
-    for name in ("features", "truth", "usable", "vessel", "tissue", "voxel_size_mm"):
-        np.testing.assert_array_equal(getattr(again, name), getattr(voxels, name))
-    assert again.scale == voxels.scale
-    assert [path.name for path in tmp_path.iterdir()] == ["44.npz"]
+    save_sample(voxels, tmp_path / "44-features.npz")
+    again = load_sample(FeatureVolume, tmp_path / "44-features.npz")
+    for name, value in vars(voxels).items():
+        np.testing.assert_array_equal(getattr(again, name), value)
+    assert [path.name for path in tmp_path.iterdir()] == ["44-features.npz"]
 
 
-def test_kept_patients_are_not_drawn_again(voxels, tmp_path, monkeypatch):
-    voxels.save(tmp_path / "44.npz")
-    draw = TASKS["anchored-unet"](10, tmp_path).draw
-    monkeypatch.setattr(samples, "draw_features", lambda seed: voxels if seed == 45 else None)
-    np.testing.assert_array_equal(draw(44).truth, voxels.truth)
-    assert draw(46) is None
-    draw(45)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["44.npz", "45.npz"]
-    with pytest.raises(UsageError, match="anchored-unet only"):
-        TASKS["unet-gru"](10, tmp_path)
+def test_kept_patients_are_not_drawn_again_and_serve_both_kinds_of_network(
+    patient, slices, voxels, tmp_path, monkeypatch
+):
+    asked = []
+
+    def draw(seed):
+        asked.append(seed)
+        return patient if seed == 44 else None
+
+    monkeypatch.setattr(samples, "draw_prepared", draw)
+    np.testing.assert_array_equal(TASKS["anchored-unet"](10, tmp_path).draw(44).truth, voxels.truth)
+    np.testing.assert_array_equal(TASKS["unet-gru"](10, tmp_path).draw(44).rcbv, slices.rcbv)
+    assert draw_kept(tmp_path, GridSlices, 46) is None
+    assert asked == [44, 46]
+    assert kept_seeds(tmp_path) == [44]
 
 
 def test_patches_keep_input_and_truth_together(voxels):
@@ -111,6 +151,10 @@ def test_patches_keep_input_and_truth_together(voxels):
     assert np.corrcoef(features[:, 0][tissue], target[tissue])[0, 1] > 0.6
 
 
+SMALL = {"first_features": 16, "features": (16, 16)}
+"""Of the U-Nets with a GRU; a checkpoint of the full size takes 150 MB."""
+
+
 @pytest.fixture(params=["unet-gru", "anchored-unet"])
 def name(request):
     return request.param
@@ -119,19 +163,23 @@ def name(request):
 @pytest.fixture
 def quick(monkeypatch, slices, voxels, name):
     """Simulation replaced by one patient already drawn: the loop itself is under test."""
-    few = GridSlices(slices.signal[:4], slices.rcbv[:4]) if name == "unet-gru" else voxels
+    few = replace(slices, signal=slices.signal[:4], rcbv=slices.rcbv[:4]) if name == "unet-gru" else voxels
     task = TASKS[name]
 
     def build(capacity, patients):
         made = task(capacity, patients)
         made.draw = lambda seed: few
+        made.build = lambda: build_network(name, SMALL if name == "unet-gru" else {})
         return made
 
+    # A clock that counts how often it is looked at: a busy machine makes as many steps.
+    ticks = itertools.count()
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: 0.5 * next(ticks)))
     monkeypatch.setitem(loop.TASKS, name, build)
     monkeypatch.setattr(SimulatedPatients, "__iter__", lambda self: itertools.repeat(few))
     return TrainingSettings(
-        minutes=0.2, batch=2, buffer_slices=8, fill_slices=4, validation_patients=1, workers=0,
-        checkpoint_minutes=0.03, mixed_precision=False,
+        minutes=0.15, batch=2, buffer_slices=8, fill_slices=4, validation_patients=1, workers=0,
+        checkpoint_minutes=0.05, mixed_precision=False,
     )  # fmt: skip
 
 
@@ -183,3 +231,184 @@ def test_a_stopped_run_goes_on_and_ends_with_weights_and_card(tmp_path, quick, n
     network, _ = load_network(name, tmp_path)
     assert sum(p.numel() for p in network.parameters()) == card["parameters"]
     assert not list(tmp_path.glob("*.new"))
+    assert card["training"]["slices_seen"] == settings_of(card)["batch"] * rows[-1]["step"]
+    assert card["training"]["slices_per_second"] > 0
+    assert card["training"]["patients_per_minute"] > 0
+    assert card["training"]["world_size"] == 1
+    assert (tmp_path / "history.png").read_bytes().startswith(b"\x89PNG")
+
+
+def settings_of(card):
+    return card["training"]["settings"]
+
+
+@pytest.mark.parametrize("architecture", TASKS)
+def test_every_architecture_is_moved_trained_and_saved(architecture, tmp_path):
+    class Shrinking:
+        """Weights towards 0: what a network makes of images is tested elsewhere, and takes long."""
+
+        learning_rate, loss_text, slices = 1e-3, "", 1
+        memory_format = TASKS[architecture](1, None).memory_format
+
+        def build(self):
+            return build_network(architecture, SMALL if architecture.startswith("unet") else {})
+
+        def add(self, sample):
+            pass
+
+        def batch(self, rng, size):
+            return (torch.zeros(1, 45, 4, 4),)
+
+        def loss(self, network, batch):
+            return sum(parameter.square().mean() for parameter in network.parameters())
+
+        def validate(self, network, samples):
+            return {"size": float(self.loss(network, ()).detach())}
+
+    task = Shrinking()
+    settings = TrainingSettings(minutes=1e-6, fill_slices=1, workers=0)
+    alone = Ranks(0, 1, torch.device("cpu"))
+    torch.manual_seed(settings.seed)
+    before = task.validate(task.build(), [])
+    trained = fit(
+        architecture, task, lambda done: SimulatedPatients(0, int), [], tmp_path, settings, lambda message: None, alone
+    )
+    assert trained.training["steps"] == 1
+    save_network(trained.network, architecture, tmp_path, training=trained.training, measured={})
+    again, card = load_network(architecture, tmp_path)
+    assert task.validate(again, [])["size"] == pytest.approx(trained.scores["size"], rel=1e-3)
+    assert trained.scores["size"] < before["size"]
+    assert card["architecture"] == architecture
+
+
+def test_the_checkpoint_of_another_network_is_refused(tmp_path, quick, name):
+    other = next(known for known in TASKS if known != name)
+    torch.save({"state": {"name": other}}, tmp_path / "checkpoint.pt")
+    with pytest.raises(UsageError, match=f"of {other}, not of {name}. Choose another"):
+        train(name, tmp_path, quick, lambda message: None)
+
+
+def test_the_history_is_drawn_with_a_panel_a_measure(tmp_path):
+    picture = tmp_path / "history.png"
+    heights = []
+    for measures in (1, 4):
+        table = tmp_path / f"{measures}.csv"
+        for step in (1.0, 2.0):
+            row = {"step": step, "minutes": step, "patients": 3 * step, "loss": 1 / step}
+            record(table, {**row, **{f"m{k}": step * k for k in range(measures)}})
+        assert draw_history(table, picture)
+        with Image.open(picture) as image:
+            heights.append(image.height)
+    assert heights[1] / heights[0] == pytest.approx(5 / 2, rel=0.01)
+
+
+def test_without_matplotlib_training_ends_with_one_sentence(tmp_path, quick, name, monkeypatch):
+    if name != "unet-gru":
+        pytest.skip("the same for every network")
+    for module in ("matplotlib.backends.backend_agg", "matplotlib.figure", "matplotlib"):
+        monkeypatch.setitem(sys.modules, module, None)  # an import of it fails
+    said = []
+    card = train(name, tmp_path, replace(quick, minutes=1e-4, checkpoint_minutes=0), said.append)
+    assert card.exists()
+    (sentence,) = [message for message in said if "matplotlib is not installed" in message]
+    assert "pip install 'perfusion-cbv[train]'" in sentence
+    assert not (tmp_path / "history.png").exists()
+
+
+TOGETHER = """
+import itertools, json, os, sys
+from pathlib import Path
+from types import SimpleNamespace
+import numpy as np
+import torch
+from PerfusionCBVLib.networks.cards import build_network
+from PerfusionCBVLib.train import loop, tasks
+
+rank, folder = os.environ["RANK"], Path(sys.argv[1])
+ticks = itertools.count()
+loop.time = SimpleNamespace(monotonic=lambda: next(ticks) * 0.01)  # so that a busy machine makes as many steps
+
+class Small(tasks.GridTask):
+    def build(self):
+        networks.append(build_network("unet-gru", {"first_features": 16, "features": (16, 16)}))
+        return networks[0]
+
+    def add(self, sample):
+        self._signal[:], self._rcbv[:], self.slices = *sample, len(self._rcbv)
+
+    def loss(self, network, batch):
+        loss = super().loss(network, batch)
+        losses.append(float(loss.detach()))
+        return loss
+
+    def validate(self, network, samples):
+        return {"validated_by": float(rank)}
+
+def draw(seed):
+    if seed < loop.VALIDATION_SEED:
+        seeds.append(seed)
+    g = np.random.default_rng(seed)
+    return g.random((4, 45, 128, 128), np.float32), g.random((4, 128, 128), np.float32)
+
+def build(capacity, kept):
+    task = Small(capacity)
+    task.draw = draw
+    return task
+
+loop.TASKS["unet-gru"] = build
+for run in (1, 2):
+    os.environ["MASTER_PORT"] = sys.argv[1 + run]
+    seeds, networks, losses, said = [], [], [], []
+    settings = loop.TrainingSettings(
+        minutes=0.1 * run / 60, batch=2, buffer_slices=4, fill_slices=4, validation_patients=1, workers=0,
+        checkpoint_minutes=0.04 / 60, mixed_precision=False,
+    )
+    loop.train("unet-gru", folder, settings, said.append)
+    weights = torch.cat([p.detach().flatten() for p in networks[0].parameters()])
+    state = {"seeds": seeds, "weights": weights.tolist(), "losses": losses, "said": said}
+    (folder / f"run{run}-rank{rank}.json").write_text(json.dumps(state))
+"""
+
+
+def free_ports(count):
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [str(one.getsockname()[1]) for one in sockets]
+
+
+def test_two_processes_draw_different_patients_and_keep_identical_weights_also_after_a_restart(tmp_path):
+    # What torchrun does: start processes that know their rank.
+    ports = free_ports(2)
+    together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TOGETHER, str(tmp_path), *ports],
+            env={**os.environ, **together, "RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    first, second = (
+        [json.loads((tmp_path / f"run{run}-rank{rank}.json").read_text("utf-8")) for rank in (0, 1)] for run in (1, 2)
+    )
+    for one, other in (first, second):
+        assert one["weights"] == other["weights"]
+        assert one["seeds"]
+        assert other["seeds"]
+        assert not set(one["seeds"]) & set(other["seeds"])
+        assert len(one["losses"]) == len(other["losses"]) > 1
+        assert one["losses"] != other["losses"]
+        assert one["said"]
+        assert other["said"] == []
+    assert first[0]["weights"] != second[0]["weights"]
+    assert any(message.startswith("resuming at step") for message in second[0]["said"])
+    rows = history(tmp_path)
+    assert len(rows) > 2
+    assert rows[-1]["step"] == len(first[0]["losses"]) + len(second[0]["losses"])
+    assert {row["validated_by"] for row in rows} == {0.0}
+    card = json.loads((tmp_path / "unet-gru.json").read_text("utf-8"))
+    assert card["training"]["world_size"] == 2
+    assert card["training"]["slices_seen"] == 2 * 2 * rows[-1]["step"]

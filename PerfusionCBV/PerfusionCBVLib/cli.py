@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from PerfusionCBVLib import __version__, check, compute_maps, load_series, write_result
-from PerfusionCBVLib.errors import Cancelled, PerfusionError
+from PerfusionCBVLib.errors import Cancelled, ModelError, PerfusionError, UsageError
 from PerfusionCBVLib.masking import read_mask
 from PerfusionCBVLib.networks.cards import ARCHITECTURES, known_networks, read_card
 from PerfusionCBVLib.progress import Progress, silent
@@ -79,20 +79,32 @@ def _parser() -> argparse.ArgumentParser:
     simulate.add_argument("--dicom", action="store_true", help="write the series as DICOM too")
     simulate.set_defaults(run=_simulate)
 
-    train = commands.add_parser("train", help="train a network on simulated patients; resumes where it was stopped")
+    train = commands.add_parser(
+        "train", help="train a network on simulated patients or on a data set; resumes where it was stopped"
+    )
     train.add_argument("--output", type=Path, required=True, metavar="DIR")
     train.add_argument("--network", choices=ARCHITECTURES, default="unet-gru", help="default: %(default)s")
-    train.add_argument("--patients", metavar="DIR", help="keep drawn patients here for other runs (anchored-unet)")
+    train.add_argument("--patients", metavar="DIR", help="keep drawn patients here for other runs, 25 MB each")
     train.add_argument("--minutes", type=float, default=60.0)
     train.add_argument("--workers", type=int, default=1, help="processes that simulate; default: %(default)s")
     train.add_argument("--seed", type=int, default=1)
+    train.add_argument(
+        "--dataset",
+        nargs=2,
+        metavar=("upenn-gbm", "DIR"),
+        help="train on the data set in this folder instead, and score the test patients as the source paper does",
+    )
+    train.add_argument("--from-scratch", action="store_true", help="with --dataset: not from the embedded weights")
     train.set_defaults(run=_train)
 
     evaluate = commands.add_parser("evaluate", help="compare methods with a known truth")
     evaluate.add_argument("--object", type=Path, metavar="DIR", help="folder with dsc.nii.gz and truth_rcbv.nii.gz")
     evaluate.add_argument("--reference", type=Path, metavar="FILE", help="reference region, with --object")
     evaluate.add_argument("--subjects", type=int, default=8, help="simulated patients, without --object")
-    evaluate.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    evaluate.add_argument("--sampling", action="store_true", help="how maps of these patients move with frame interval")
+    evaluate.add_argument("--methods", nargs="+", metavar="a,b", default=METHODS, help=f"of: {', '.join(METHODS)}")
+    evaluate.add_argument("--output", type=Path, metavar="DIR", help="tables and plots; a second run goes on there")
+    evaluate.add_argument("--workers", type=int, default=1, help="processes; default: %(default)s")
     evaluate.add_argument("--json", action="store_true", help="print the table as JSON")
     evaluate.set_defaults(run=_evaluate)
 
@@ -115,7 +127,7 @@ def _demo(options: argparse.Namespace) -> int:
     with _ProgressBar() as progress:
         progress(0.0, "Simulating a patient")
         subject = simulate(demo_parameters())
-        result = compute_maps(subject.series, Settings(method="unet-gru"), progress=progress)
+        result = compute_maps(subject.series, progress=progress)
         written = write_result(result, options.output)
     _print_summary(result, options.output)
     print(f"Open {options.output / 'report.html'} in a browser ({len(written)} files written).")
@@ -133,9 +145,8 @@ def _map(options: argparse.Namespace) -> int:
         progress(0.95, "Writing")
         written = write_result(result, options.output)
     if options.json:
-        summary = {
-            key: result.provenance.get(key) for key in ("summary", "reference", "bolus", "findings", "agreement")
-        }
+        keys = ("summary", "reference", "bolus", "findings", "agreement", "familiarity")
+        summary = {key: result.provenance.get(key) for key in keys}
         print(_json({"method": settings.method, "files": [str(path) for path in written], **summary}))
     else:
         _print_summary(result, options.output)
@@ -143,7 +154,12 @@ def _map(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    findings = check(_load(options))
+    from PerfusionCBVLib.networks.trust import check_networks
+
+    series = _load(options)
+    findings = [*check(series)]
+    if series.acquisition.echo_time_s is not None and all(f.severity != "error" for f in findings):
+        findings += check_networks(series)
     if options.json:
         print(_json([f.as_dict() for f in findings]))
     else:
@@ -176,25 +192,71 @@ def _simulate(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from PerfusionCBVLib.train.loop import TrainingSettings, train
+    if options.dataset is not None and options.dataset[0] != "upenn-gbm":
+        raise UsageError(f"There is no data set {options.dataset[0]!r}; known: upenn-gbm.")
+    if options.dataset is not None and options.patients is not None:
+        raise UsageError("--patients keeps simulated patients, which --dataset does not use; leave one of them out.")
+    if options.dataset is None and options.from_scratch:
+        raise UsageError("--from-scratch belongs to --dataset; on simulated patients a training always is.")
+    try:
+        from PerfusionCBVLib.train.fine_tune import train_upenn_gbm
+        from PerfusionCBVLib.train.loop import TrainingSettings, train
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise ModelError(
+            "Training needs PyTorch, which is not installed: pip install 'perfusion-cbv[networks,train]'."
+        ) from error
 
     settings = TrainingSettings(
         minutes=options.minutes, workers=options.workers, seed=options.seed, patients=options.patients
     )
-    card = train(options.network, options.output, settings, lambda message: print(message, flush=True))
-    print(f"Weights and card: {card.parent}")
+    try:
+        if options.dataset is None:
+            train(options.network, options.output, settings, _say)
+        else:
+            train_upenn_gbm(
+                options.network,
+                Path(options.dataset[1]),
+                options.output,
+                settings,
+                _say,
+                from_scratch=options.from_scratch,
+            )
+    except KeyboardInterrupt as event:
+        raise Cancelled(
+            f"stopped; the same command goes on from the last checkpoint in {options.output}, if there is one"
+        ) from event
     return 0
 
 
-def _evaluate(options: argparse.Namespace) -> int:
-    from PerfusionCBVLib.evaluate import evaluate_object, evaluate_simulated, markdown_table
+def _say(message: str) -> None:
+    print(message, flush=True)
 
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from PerfusionCBVLib import evaluate
+
+    methods = list(dict.fromkeys(name for part in options.methods for name in part.split(",")))
+    for method in methods:
+        Settings(method=method)  # refuses an unknown one
+    if options.object is not None and options.sampling:
+        raise UsageError("--sampling simulates patients again, which an --object can't be; leave one of them out.")
+    if options.object is None and options.reference is not None:
+        raise UsageError("--reference is a region of an --object; simulated patients have their own grids.")
+    write, folder = evaluate.report_markdown, options.output
     with _ProgressBar() as progress:
         if options.object is not None:
-            rows = evaluate_object(options.object, options.methods, progress, reference=options.reference)
+            rows = evaluate.evaluate_object(
+                options.object, methods, progress, reference=options.reference, output=folder
+            )
         else:
-            rows = evaluate_simulated(options.subjects, options.methods, progress)
-    print(_json(rows) if options.json else markdown_table(rows))
+            run = evaluate.evaluate_sampling if options.sampling else evaluate.evaluate_simulated
+            write = evaluate.sampling_markdown if options.sampling else write
+            rows = run(options.subjects, methods, progress, folder=folder, workers=options.workers)
+    print(_json([{k: None if v != v else v for k, v in row.items()} for row in rows]) if options.json else write(rows))
+    if folder is not None:
+        print(f"Written to {folder}. {evaluate.why_no_plots() or ''}".rstrip(), file=sys.stderr)
     return 0
 
 

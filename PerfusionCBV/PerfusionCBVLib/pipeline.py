@@ -16,6 +16,7 @@ from PerfusionCBVLib.findings import Finding
 from PerfusionCBVLib.leakage import LeakageFit, correct_bidirectional
 from PerfusionCBVLib.masking import validate_mask
 from PerfusionCBVLib.motion import correct_motion
+from PerfusionCBVLib.networks.trust import agreement, calibrated_deviation, familiarity
 from PerfusionCBVLib.normalize import find_nawm, normalise
 from PerfusionCBVLib.preparation import Prepared, find_mask_and_bolus, fit_leakage, prepare
 from PerfusionCBVLib.progress import Progress, part, silent
@@ -26,10 +27,6 @@ from PerfusionCBVLib.settings import METHOD_TITLES, NETWORK_METHODS, Settings
 
 LEAKING_Z = 3.0
 """|K2| above this many standard errors, and above the brain's spread, counts as leaking."""
-
-DISAGREEMENT = 0.25
-"""Difference of network and classical map that noise does not explain, over the classical map's RMS, above which the
-report warns."""
 
 
 def compute_maps(
@@ -111,6 +108,8 @@ def compute_maps(
             "weights_sha256": found.card["sha256"],
             "device": found.device,
         }
+        provenance["familiarity"], finding = familiarity(found.description, found.card)
+        findings += [finding] if finding else []
     else:
         raw = _classical_volume(settings.method, prepared, fit)
     clock.lap(settings.method)
@@ -126,6 +125,11 @@ def compute_maps(
         provenance["reference"]["mean_before_normalisation"] = level
         scaled, unit = normalise(raw, region), "{ratio}"
         deviation = None if deviation is None else deviation / np.float32(level)
+    if deviation is not None:
+        leakage = np.zeros_like(scaled)  # on this scale; without a reference region the maps share none
+        if region is not None:
+            leakage = prepared.volume(bsw.corrected_integral - bsw.integral) / np.float32(np.nanmean(classical[region]))
+        deviation = calibrated_deviation(deviation, scaled, leakage, found.card["measured"]["calibration"])
     clock.lap("reference")
 
     status = prepared.status.copy()
@@ -142,8 +146,10 @@ def compute_maps(
         maps["rcbv_classical"] = ParameterMap("rcbv_classical", beside, series.affine, unit_beside, description)
         if region is not None:
             noise = prepared.volume(bsw.corrected_standard_error) / np.float32(np.nanmean(classical[region]))
-            provenance["agreement"], finding = _agreement(scaled, beside, noise)
+            provenance["agreement"], finding = agreement(scaled, beside, noise)
             findings += [finding] if finding else []
+            description = "Network minus classical map"
+            maps["disagreement"] = ParameterMap("disagreement", scaled - beside, series.affine, unit, description)
     if settings.method not in ("integral", "captk"):
         maps["k1"] = ParameterMap("k1", prepared.volume(fit.k1), series.affine, "1", "Leakage-free amplitude K1")
         maps["k2"] = ParameterMap("k2", prepared.volume(fit.k2), series.affine, "1/s", "Leakage rate K2")
@@ -230,44 +236,6 @@ def _leaking(fit: LeakageFit) -> np.ndarray:
     spread = 1.4826 * np.nanmedian(np.abs(fit.k2 - centre))
     with np.errstate(invalid="ignore"):
         return (np.abs(fit.k2) > LEAKING_Z * fit.k2_standard_error) & (np.abs(fit.k2 - centre) > LEAKING_Z * spread)
-
-
-def _agreement(network: np.ndarray, classical: np.ndarray, noise: np.ndarray) -> tuple[dict[str, Any], Finding | None]:
-    """Return how far network and classical map agree in the brain, and a finding when noise does not explain it.
-
-    `noise` is the classical map's standard error. RMS values are over the RMS of the classical map.
-    """
-    both = np.isfinite(network) & np.isfinite(classical)
-    # The hottest voxels are large vessels, where neither map means tissue.
-    both &= classical < np.percentile(classical[both], 98)
-    a, b, error = (x[both].astype(np.float64) for x in (network, classical, noise))
-    power = np.mean(b**2)
-    rms, expected = float(np.sqrt(np.mean((a - b) ** 2) / power)), float(np.sqrt(np.mean(error**2) / power))
-    unexplained = float(np.sqrt(max(rms**2 - expected**2, 0.0)))
-    correlation = float(np.corrcoef(a, b)[0, 1])
-    shift = float(np.median(a - b))
-    text = (
-        f"Network and classical map: correlation {correlation:.2f}, RMS difference {rms:.0%} of the classical map "
-        f"(noise explains {min(expected, rms):.0%}), median difference {shift:+.2f}."
-    )
-    facts = {
-        "text": text,
-        "rms_difference": rms,
-        "rms_noise": expected,
-        "rms_unexplained": unexplained,
-        "correlation": correlation,
-        "median_difference": shift,
-    }
-    if unexplained <= DISAGREEMENT:
-        return facts, None
-    return facts, Finding(
-        "network-disagrees",
-        "warning",
-        f"The network's map differs from the classical one by {unexplained:.0%} (RMS) beyond what noise explains; up "
-        f"to {DISAGREEMENT:.0%} is expected.",
-        "Read the classical map, and the network's only where both agree.",
-        unexplained,
-    )
 
 
 def _summary(rcbv: np.ndarray, prepared: Prepared, leaking: np.ndarray) -> dict[str, float]:

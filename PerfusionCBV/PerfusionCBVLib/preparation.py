@@ -45,6 +45,11 @@ class Prepared:
     delta_r2s_per_s: np.ndarray
     reference_per_s: np.ndarray
 
+    @property
+    def reference_peak_per_s(self) -> float:
+        """Peak of the reference curve in the first pass, 1/s."""
+        return float(self.reference_per_s[self.timing.first_pass].max())
+
     def volume(self, values: np.ndarray) -> np.ndarray:
         """Return (V,) values on the series' grid, NaN elsewhere, float32."""
         filled = np.full(self.mask.shape, np.nan, dtype=np.float32)

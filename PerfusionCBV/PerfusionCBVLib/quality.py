@@ -227,7 +227,7 @@ def _bolus(timing: BolusTiming) -> list[Finding]:
             Finding(
                 "non-steady-frames",
                 "info",
-                f"The first {timing.first_steady} frames are brighter than the steady state; they are left out.",
+                f"Frames brighter than the steady state at the start, left out: {timing.first_steady}.",
                 "",
                 timing.first_steady,
                 "frames",

@@ -362,7 +362,8 @@ def _findings_section(findings: Sequence[Finding]) -> str:
 
 
 def _sorted(findings: Sequence[Finding]) -> list[Finding]:
-    return sorted(findings, key=lambda finding: _SEVERITIES.index(finding.severity))
+    """Return the worst first; of equal ones those about the network, which may make the whole map untrue."""
+    return sorted(findings, key=lambda f: (_SEVERITIES.index(f.severity), not f.code.startswith("network-")))
 
 
 def _figure(picture: Image.Image, caption: str, alternative: str) -> str:

@@ -21,7 +21,8 @@ class MapResult:
     series : DynamicSeries
         As it was read.
     maps : dict of str to ParameterMap
-        By file stem: ``rcbv`` (the chosen method), ``rcbv_classical`` (beside a network), ``k1``, ``k2``, ``kep``.
+        By file stem: ``rcbv`` (the chosen method); beside a network ``rcbv_classical``, ``disagreement`` and, where the
+        network knows it, ``uncertainty``; ``k1``, ``k2``, ``kep``.
     baseline : (x, y, z) float32 array
         Mean signal before the bolus, the picture under the overlay.
     mask : (x, y, z) bool array

@@ -8,12 +8,13 @@ from typing import Literal
 from PerfusionCBVLib.errors import UsageError
 
 CLASSICAL_METHODS = ("bsw", "bidirectional", "integral", "captk")
-NETWORK_METHODS = ("unet-gru", "anchored-unet")
+NETWORK_METHODS = ("anchored-unet", "unet-gru", "conv3d")
 METHODS = NETWORK_METHODS + CLASSICAL_METHODS
 
 METHOD_TITLES = {
     "anchored-unet": "Anchored U-Net",
     "unet-gru": "UNet-GRU",
+    "conv3d": "Conv3D",
     "bsw": "Boxerman-Schmainda-Weisskoff",
     "bidirectional": "Bidirectional leakage correction",
     "integral": "Integral without leakage correction",
@@ -30,8 +31,8 @@ class Settings:
     Parameters
     ----------
     method : str
-        One of `METHODS`. The default is the classical map until a network beats it on data that shares no code with
-        our simulator.
+        One of `METHODS`. The default is the network that beats the classical map on data that shares no code with the
+        simulator it learned from.
     normalize : "nawm", "brain" or "none"
         What a value of 1 means: contralateral normal-appearing white matter (found, unless a reference region is
         given), the whole brain, or nothing (a classical map then is the area under ΔR2*, dimensionless).
@@ -45,7 +46,7 @@ class Settings:
     UsageError
     """
 
-    method: str = "bsw"
+    method: str = "anchored-unet"
     normalize: Normalisation = "nawm"
     motion_correction: bool = False
     device: str = "auto"

@@ -26,11 +26,11 @@ def run(arguments):
     import slicer
 
     from PerfusionCBVLib.gui.dependencies import missing_packages
-    from PerfusionCBVLib.settings import NETWORK_METHODS
+    from PerfusionCBVLib.settings import CLASSICAL_METHODS
 
     install_packages = "--install-packages" in arguments
     arguments = [word for word in arguments if word != "--install-packages"]
-    missing = missing_packages(torch=any(name in arguments for name in NETWORK_METHODS))
+    missing = missing_packages(torch=not any(name in arguments for name in CLASSICAL_METHODS))
     if missing and install_packages:
         slicer.util.pip_install(missing)
     elif missing:

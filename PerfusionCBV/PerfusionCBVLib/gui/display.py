@@ -15,18 +15,18 @@ Nodes = Mapping[str, Any]
 
 ROLE, AUTOMATIC_WINDOW = "PerfusionCBV.Role", "PerfusionCBV.Window"
 
-COMPARED = ("rcbv", "rcbv_classical", "difference", "uncertainty")
+COMPARED = ("rcbv", "rcbv_classical", "disagreement", "uncertainty")
 """What the four views of the comparison show, row by row."""
 
 BLOOD_VOLUMES = ("rcbv", "rcbv_classical")
 """Share window and threshold; all other maps keep their own."""
 
-SIGNED = {"difference": "diverging", "k2": "diverging"}
+SIGNED = {"disagreement": "diverging", "k2": "diverging"}
 TABLES = {"uncertainty": "uniform", **SIGNED}
 LEGEND_TITLES = {
     "rcbv": "rCBV",
     "rcbv_classical": "rCBV",
-    "difference": "Difference",
+    "disagreement": "Difference",
     "uncertainty": "SD",
     "k1": "K1",
     "k2": "K2, 1/s",

@@ -33,7 +33,7 @@ SHARED_ROLES = ("baseline", "regions", "curves")
 
 TITLES = {
     "rcbv": "rCBV",
-    "difference": "rCBV difference",
+    "disagreement": "rCBV difference",
     "uncertainty": "rCBV uncertainty",
     "k1": "K1",
     "k2": "K2",
@@ -106,9 +106,11 @@ def layers_of(result: MapResult) -> list[Layer]:
     layers = []
     for name, map_ in result.maps.items():
         inside = map_.values[result.mask]
-        made_by = method if name in ("rcbv", "uncertainty") else _fitted_by(method)
+        made_by = method if name in ("rcbv", "disagreement", "uncertainty") else _fitted_by(method)
         if name == "rcbv" or (name == "rcbv_classical" and comparable):
             window, table = pictures.rcbv_window(result), "perfusion"
+        elif name == "disagreement":
+            window, table = pictures.difference_window(result), "diverging"
         elif name == "uncertainty":
             window, table = pictures.uncertainty_window(result), "uniform"
         elif name == "k2":
@@ -117,12 +119,6 @@ def layers_of(result: MapResult) -> list[Layer]:
             window, table = (0.0, pictures.symmetric_window(inside)[1]), "uniform"
         role = "rcbv" if name == "rcbv_classical" else name
         layers.append(Layer(role, made_by, _zyx(map_.values), window, table, map_.unit, map_.description))
-    if comparable:
-        rcbv, classical = result.maps["rcbv"], result.maps["rcbv_classical"]
-        difference = _zyx(rcbv.values - classical.values)
-        description = f"{METHOD_TITLES[method]} minus {METHOD_TITLES['bsw']}"
-        window = pictures.difference_window(result)
-        layers.append(Layer("difference", method, difference, window, "diverging", rcbv.unit, description))
     brightest = float(np.percentile(result.baseline[result.mask], 99.5))
     description = "Mean signal before the bolus, arbitrary units"
     layers.append(Layer("baseline", method, _zyx(result.baseline), (0.0, 1.2 * brightest), "", "", description))
@@ -149,7 +145,7 @@ def publish(result: MapResult, layers: list[Layer], node: Any) -> dict[str, Any]
         _publish_regions(result, run)
         _publish_curves(result, run)
     made = {layer.role for layer in layers if layer.method == run.method}
-    for role in {"difference", "uncertainty"} - made:  # of an earlier run with other settings
+    for role in {"disagreement", "uncertainty"} - made:  # of an earlier run with other settings
         if stale := _find(node, role, run.method):
             slicer.mrmlScene.RemoveNode(stale)
     return outputs(node, run.method)
@@ -179,7 +175,7 @@ def outputs(node: Any, method: str = "") -> dict[str, Any]:
             return {}
         method = baseline.GetAttribute(METHOD)
     wanted = {
-        **{role: (role, method) for role in ("rcbv", "difference", "uncertainty")},
+        **{role: (role, method) for role in ("rcbv", "disagreement", "uncertainty")},
         **({"rcbv_classical": ("rcbv", "bsw")} if method in NETWORK_METHODS else {}),
         **{role: (role, _fitted_by(method)) for role in ("k1", "k2", "kep")},
         **{role: (role, "") for role in SHARED_ROLES},

@@ -164,7 +164,7 @@ def _display_note(parameters: Any, outputs: dict[str, Any], blood: bool) -> str:
     if parameters.view is View.COMPARE:
         names = {
             "rcbv_classical": _("classical map"),
-            "difference": _("difference"),
+            "disagreement": _("difference"),
             "uncertainty": _("uncertainty"),
         }
         missing = [names[role] for role in missing_in_comparison(outputs) if role in names]

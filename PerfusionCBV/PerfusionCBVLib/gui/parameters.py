@@ -13,17 +13,19 @@ from PerfusionCBVLib.settings import NETWORK_METHODS, Settings
 class Method(Enum):
     """How the map is made; the value is the library's name, or ``classical``: then `Leakage` has it."""
 
+    ANCHORED_UNET = "anchored-unet"
     CLASSICAL = "classical"
     UNET_GRU = "unet-gru"
-    ANCHORED_UNET = "anchored-unet"
+    CONV3D = "conv3d"
     CAPTK = "captk"
 
     def label(self) -> str:
         """Return what the panel shows."""
         return {
+            "anchored-unet": _("Network: anchored U-Net"),
             "classical": _("Classical: area under curve"),
             "unet-gru": _("Network: UNet-GRU"),
-            "anchored-unet": _("Network: anchored U-Net"),
+            "conv3d": _("Network: Conv3D"),
             "captk": _("CaPTk's operator"),
         }[self.value]
 
@@ -153,7 +155,7 @@ class PerfusionCBVParameterNode:
     echoTimeMs: Annotated[float, WithinRange(0, 300)] = 0.0
     repetitionTimeMs: Annotated[float, WithinRange(0, 20000)] = 0.0
 
-    method: Method = Method.CLASSICAL
+    method: Method = Method.ANCHORED_UNET
     leakage: Leakage = Leakage.ONE_WAY
     reference: Reference = Reference.AUTOMATIC
     referenceSegmentation: vtkMRMLSegmentationNode

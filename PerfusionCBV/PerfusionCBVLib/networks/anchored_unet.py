@@ -1,8 +1,10 @@
 """A network of our own that can only adjust the classical map: what it may change is bounded, whatever it sees.
 
 Per voxel it chooses (1) how much of the fitted leakage to correct, (2) weights of the 5 × 5 neighbours whose blood
-volume it averages, which are positive and sum to 1, and (3) a factor between exp(−0.8) and exp(0.8) and a shift within
-±0.1. A series unlike anything it was trained on thus gives a smoothed and scaled classical map, never an invented one.
+volume it averages, which are positive, sum to 1, and vanish where volumes differ by more than their noise, and (3) a
+factor and a shift, bounded by what noise and leakage leave open: at most exp(±0.8) and ±0.1, and next to nothing in a
+quiet voxel that does not leak. A series unlike anything it was trained on thus gives a smoothed and scaled classical
+map, never an invented one, and a clean series keeps its classical map.
 """
 
 from __future__ import annotations
@@ -18,6 +20,11 @@ from torch.nn import functional
 LARGEST_LOG_FACTOR = 0.8
 LARGEST_SHIFT = 0.1
 LARGEST_LEAK_SHARE = 1.5
+LARGEST_LOGIT = 3.0
+LEAST_STRICTNESS = 0.1
+"""A neighbour that differs by d standard errors loses at least this times d² in log weight."""
+LEAST_FREEDOM = 0.02
+"""Bound of the log factor where there is neither noise nor leakage."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +53,12 @@ class AnchoredUNet(nn.Module):
         self.up_blocks = nn.ModuleList(_Block(w) for w in reversed(widths[:-1]))
         self.middle = _Block(widths[-1])
         neighbours = config.kernel**2
-        self.head = nn.Conv2d(widths[0], neighbours + 4, 1)
+        self.head = nn.Conv2d(widths[0], neighbours + 5, 1)
         nn.init.zeros_(self.head.weight)
         with torch.no_grad():  # starts as the classical map
             assert self.head.bias is not None
             self.head.bias.zero_()
-            self.head.bias[neighbours // 2] = 5.0
+            self.head.bias[neighbours // 2] = LARGEST_LOGIT
             self.head.bias[neighbours] = math.log(2.0)  # a leak share of 1
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,20 +78,31 @@ class AnchoredUNet(nn.Module):
         for up, merge, block in zip(self.ups, self.merges, self.up_blocks, strict=True):
             x = block(merge(torch.cat([up(x), skips.pop()], dim=1)))
         neighbours = self.config.kernel**2
-        choice = self.head(x).float()
-        leak_share = LARGEST_LEAK_SHARE * torch.sigmoid(choice[:, neighbours : neighbours + 1])
+        logits, share, factor, shift, strictness, spread = (
+            self.head(x).float().split([neighbours, 1, 1, 1, 1, 1], dim=1)
+        )
         corrected, uncorrected = features[:, 0:1].float(), features[:, 1:2].float()
-        volume = uncorrected + leak_share * (corrected - uncorrected)
-        around = self._around(volume)  # (B, 25, H, W)
-        allowed = self._around(inside.float()) > 0
-        weights = choice[:, :neighbours].masked_fill(~allowed, -1e4).softmax(dim=1)
-        anchor = (weights * around).sum(dim=1, keepdim=True)
-        factor = torch.exp(LARGEST_LOG_FACTOR * torch.tanh(choice[:, neighbours + 1 : neighbours + 2]))
-        shift = LARGEST_SHIFT * torch.tanh(choice[:, neighbours + 2 : neighbours + 3])
-        # The SD is a factor on what noise alone would give, so that a quiet series starts with a small one.
         noise = torch.exp(features[:, 7:8].float())
-        deviation = (noise + 0.03 * (1 + anchor.detach().abs())) * torch.exp(choice[:, neighbours + 3 :].clamp(-4, 4))
-        return (anchor * factor + shift) * inside, deviation * inside
+        leak = corrected - uncorrected
+        volume = uncorrected + LARGEST_LEAK_SHARE * torch.sigmoid(share) * leak
+
+        around, noise_around = self._around(volume), self._around(noise)  # (B, 25, H, W)
+        apart = (around - volume).square() / (noise.square() + noise_around.square())
+        logits = LARGEST_LOGIT * torch.tanh(logits / LARGEST_LOGIT)
+        logits = logits - (LEAST_STRICTNESS + functional.softplus(strictness)) * apart
+        allowed = self._around(inside.float()) > 0
+        weights = logits.masked_fill(~allowed, -1e4).softmax(dim=1)
+        anchor = (weights * around).sum(dim=1, keepdim=True)
+
+        # What is left open: the average's own noise, and the leakage around, which noise does not feign.
+        remaining = (weights * noise_around).square().sum(dim=1, keepdim=True).sqrt()
+        leakage = (weights * self._around(leak)).sum(dim=1, keepdim=True).abs()
+        freedom = LEAST_FREEDOM + (remaining + leakage) / (anchor.abs() + 0.2)
+        factor = torch.exp(freedom.detach().clamp(max=LARGEST_LOG_FACTOR) * torch.tanh(factor))
+        moved = anchor * factor + remaining.detach().clamp(max=LARGEST_SHIFT) * torch.tanh(shift)
+        # The SD is a factor on what noise alone would give, so that a quiet series starts with a small one.
+        deviation = (noise + 0.03 * (1 + anchor.detach().abs())) * torch.exp(spread.clamp(-4, 4))
+        return moved * inside, deviation * inside
 
     def _around(self, image: Tensor) -> Tensor:
         """Return the (B, 25, H, W) neighbours of each pixel, 0 beyond the border."""

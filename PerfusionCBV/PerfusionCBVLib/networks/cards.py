@@ -38,6 +38,14 @@ _PACKAGE = "PerfusionCBVLib.networks."
 
 ARCHITECTURES = {
     "unet-gru": Architecture(_PACKAGE + "unet_gru", "UNetGRU", "UNetGRUConfig", _SLICE_OVER_TIME, _RCBV),
+    "unet-gru-intensity": Architecture(
+        _PACKAGE + "unet_gru",
+        "UNetGRU",
+        "UNetGRUConfig",
+        "the same with the source paper's input: intensity over 4 × the brain's mean baseline instead of ΔR2*",
+        _RCBV,
+    ),
+    "unet": Architecture(_PACKAGE + "unet_gru", "UNetGRU", "UNetConfig", _SLICE_OVER_TIME, _RCBV),
     "convlstm2d": Architecture(_PACKAGE + "convlstm2d", "ConvLSTM2D", "ConvLSTM2DConfig", _SLICE_OVER_TIME, _RCBV),
     "conv3d": Architecture(_PACKAGE + "conv3d", "Conv3D", "Conv3DConfig", _SLICE_OVER_TIME, _RCBV),
     "anchored-unet": Architecture(
@@ -126,14 +134,26 @@ def build_network(name: str, config: Mapping[str, Any] | None = None) -> nn.Modu
 def save_network(
     network: nn.Module, name: str, folder: Path, *, training: dict[str, Any], measured: dict[str, Any]
 ) -> Path:
-    """Write half-precision weights and their card; return the card's path."""
+    """Write weights and their card; return the card's path.
+
+    Weights are stored in half precision; what batch normalisation measured is not, for a variance can exceed its range.
+
+    Raises
+    ------
+    ModelError
+        A weight is not finite, or is not in half precision.
+    """
     import torch
     from safetensors.torch import save
 
+    measured_names = {name for name, _ in network.named_buffers()}
     tensors = {
-        k: (v.to(torch.float16) if v.is_floating_point() else v).contiguous().cpu()
+        k: (v.to(torch.float16) if v.is_floating_point() and k not in measured_names else v).contiguous().cpu()
         for k, v in network.state_dict().items()
     }
+    broken = [k for k, v in tensors.items() if not torch.isfinite(v).all()]
+    if broken:
+        raise ModelError(f"The weights {', '.join(broken)} are not finite; the network {name} was not saved.")
     content = save(tensors)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.safetensors").write_bytes(content)

@@ -46,7 +46,7 @@ def voxel_features(prepared: Prepared, fit: LeakageFit) -> np.ndarray:
     curves, reference = prepared.delta_r2s_per_s, prepared.reference_per_s
     window = timing.first_pass
     whole = area(reference, times_s, window)
-    peak = float(reference[window].max())
+    peak = prepared.reference_peak_per_s
     frames = times_s.size
 
     # Shape of the first pass: a delayed or dispersed curve is ref − δ·ref′ + (σ²/2)·ref″.

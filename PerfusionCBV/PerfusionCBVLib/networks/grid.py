@@ -13,6 +13,9 @@ PIXELS = 128
 FRAMES = 45
 PIXEL_MM = 1.75
 FRAME_INTERVAL_S = 1.5
+SMOOTHNESS = 0.1
+"""Weight of second differences on the way back; noise grows by at most a fifth."""
+LARGEST_INTENSITY = 4.0
 FRAMES_BEFORE_ARRIVAL = 8
 """The window runs from 12 s before the bolus arrives to 54 s after, whatever the series' own frame interval."""
 
@@ -46,9 +49,14 @@ class NetworkGrid:
         return np.ascontiguousarray(np.moveaxis(full, (2, 1, 0), (0, 1, 2)), dtype=np.float32)
 
     def to_voxels(self, slices: np.ndarray) -> np.ndarray:
-        """Return the (x, y, z) volume of (z, 128, 128) slices on the series' own grid."""
+        """Return the (x, y, z) volume whose `to_pixels` is (z, 128, 128) slices: the inverse, not a second blur."""
         turned = np.einsum("ip,zpq,jq->ijz", self.rows_back, slices, self.columns_back, optimize=True)
         return apply_orientation(turned, self.back).astype(np.float32)
+
+    def rcbv_to_voxels(self, rcbv: np.ndarray, share: np.ndarray) -> np.ndarray:
+        """Return the (x, y, z) map of a network's (z, 128, 128) output, which is a mean over the brain's `share`."""
+        weight = self.to_voxels(share)
+        return self.to_voxels(rcbv * np.maximum(share, 0.5)) / np.maximum(weight, 0.5)
 
 
 def network_grid(mask: np.ndarray, affine: np.ndarray) -> NetworkGrid:
@@ -67,7 +75,8 @@ def network_grid(mask: np.ndarray, affine: np.ndarray) -> NetworkGrid:
     for axis, (low, high) in enumerate(spans):
         own_mm = np.arange(inside.shape[axis]) * sizes_mm[axis]
         grid_mm = 0.5 * (low + high) + (np.arange(PIXELS) - (PIXELS - 1) / 2) * pixel_mm
-        weights.append((_tent(own_mm, grid_mm), _tent(grid_mm, own_mm)))
+        there = _tent(own_mm, grid_mm)
+        weights.append((there, _inverse(there)))
     (rows, rows_back), (columns, columns_back) = weights
     return NetworkGrid(orientation, back, rows, columns, rows_back, columns_back)
 
@@ -88,7 +97,7 @@ def network_input(prepared: Prepared, grid: NetworkGrid) -> tuple[np.ndarray, np
     steady = slice(timing.first_steady, None)
     wanted_s = timing.arrival_s + (np.arange(FRAMES) - FRAMES_BEFORE_ARRIVAL) * FRAME_INTERVAL_S
     in_time = _tent(times_s[steady], wanted_s)  # (45, T); the ends hold the first and last frame
-    scale = 1.0 / float(np.max(prepared.reference_per_s[timing.first_pass]))
+    scale = 1.0 / prepared.reference_peak_per_s
     curves = prepared.delta_r2s_per_s[:, steady] @ (in_time.T * scale).astype(np.float32)
     share = grid.to_pixels(prepared.usable.astype(np.float32))
     slices = np.empty((share.shape[0], FRAMES, PIXELS, PIXELS), dtype=np.float32)
@@ -99,6 +108,37 @@ def network_input(prepared: Prepared, grid: NetworkGrid) -> tuple[np.ndarray, np
     slices /= np.maximum(share, 0.5)[:, None]  # a mean over the brain's part of each pixel
     slices *= (share > 0.05)[:, None]
     return slices, share
+
+
+def _inverse(weights: np.ndarray) -> np.ndarray:
+    """Return the (own, wanted) least-squares inverse of resampling weights, the smoothest where they do not tell.
+
+    Interpolating back instead would blur a second time: on heads with sharp edges that alone is an error of 12 % RMS.
+    """
+    bend = np.diff(np.eye(weights.shape[1]), 2, axis=0)  # second differences: straight lines come back exactly
+    return np.linalg.solve(weights.T @ weights + SMOOTHNESS**2 * bend.T @ bend, weights.T)
+
+
+def as_intensity(slices: np.ndarray, baseline: np.ndarray, decay: float) -> np.ndarray:
+    """Return the signal of `network_input`'s slices, as the source paper feeds it: intensity over a fixed maximum.
+
+    The paper divides by its training set's largest intensity. Scanners have no common unit, so here intensities are
+    first divided by the brain's mean baseline.
+
+    Parameters
+    ----------
+    slices : (z, 45, 128, 128) array
+        ΔR2* over the reference's peak.
+    baseline : (z, 128, 128) array
+        Baseline signal over its mean in the brain; 0 outside.
+    decay : float
+        Echo time × peak ΔR2* of the reference.
+
+    Returns
+    -------
+    (z, 45, 128, 128) float32 array
+    """
+    return (baseline[:, None] * np.exp(-decay * slices) / LARGEST_INTENSITY).astype(np.float32)
 
 
 def _tent(own: np.ndarray, wanted: np.ndarray) -> np.ndarray:

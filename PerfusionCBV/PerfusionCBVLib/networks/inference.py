@@ -10,6 +10,7 @@ import numpy as np
 from PerfusionCBVLib.errors import UsageError
 from PerfusionCBVLib.leakage import LeakageFit
 from PerfusionCBVLib.networks.cards import load_network
+from PerfusionCBVLib.networks.domain import describe
 from PerfusionCBVLib.networks.features import from_slices, network_slices, voxel_features
 from PerfusionCBVLib.networks.grid import network_grid, network_input
 from PerfusionCBVLib.preparation import Prepared
@@ -32,12 +33,15 @@ class NetworkMap:
         NaN where the brain has no usable signal.
     deviation : (x, y, z) float32 array or None
         Standard deviation of `rcbv`, where the network knows it.
+    description : (n,) array
+        What the series is like; see `domain.describe`.
     card : dict
     device : str
     """
 
     rcbv: np.ndarray
     deviation: np.ndarray | None
+    description: np.ndarray
     card: dict[str, Any]
     device: str
 
@@ -63,17 +67,28 @@ def network_rcbv(prepared: Prepared, fit: LeakageFit, name: str, *, device: str,
     """
     network, card = load_network(name)
     chosen = choose_device(device)
-    network = network.to(chosen)
+    network = _fastest_layout(network).to(chosen)
+    features = voxel_features(prepared, fit)
+    description = describe(prepared, fit, features)
     if name == "anchored-unet":
-        features = voxel_features(prepared, fit)
         slices = network_slices(features, prepared.usable, np.array(prepared.series.voxel_size_mm))
         volume, deviation = _run(network, slices, chosen, progress)
         maps = [prepared.volume(from_slices(image, prepared.usable)) for image in (volume, deviation)]
-        return NetworkMap(maps[0], maps[1], card, str(chosen))
+        return NetworkMap(maps[0], maps[1], description, card, str(chosen))
     grid = network_grid(prepared.mask, prepared.series.affine)
-    (predicted,) = _run(network, network_input(prepared, grid)[0], chosen, progress)
-    values = np.where(prepared.usable, grid.to_voxels(predicted), np.float32(np.nan))
-    return NetworkMap(values, None, card, str(chosen))
+    slices, share = network_input(prepared, grid)
+    (predicted,) = _run(network, slices, chosen, progress)
+    values = np.where(prepared.usable, grid.rcbv_to_voxels(predicted, share), np.float32(np.nan))
+    return NetworkMap(values, None, description, card, str(chosen))
+
+
+def _fastest_layout(network: nn.Module) -> nn.Module:
+    """Return the network with channels last in memory, where it knows only planes: a fifth faster on a processor."""
+    import torch
+
+    if any(parameter.ndim > 4 for parameter in network.parameters()):
+        return network
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _run(network: nn.Module, slices: np.ndarray, device: torch.device, progress: Progress) -> list[np.ndarray]:

@@ -21,8 +21,17 @@ class UNetGRUConfig:
     frames: int = 45
     first_features: int = 32
     features: tuple[int, ...] = (64, 128, 256, 512)
+    recurrent: bool = True
+    """The GRU; without it, a plain residual U-Net."""
     attention: bool = False
     """Squeeze-and-excitation over channels and positions (scSE, Roy et al. 2018) after each encoder block."""
+
+
+@dataclass(frozen=True)
+class UNetConfig(UNetGRUConfig):
+    """The same network without its GRU, to tell what the GRU is worth."""
+
+    recurrent: bool = False
 
 
 class UNetGRU(nn.Module):
@@ -35,7 +44,7 @@ class UNetGRU(nn.Module):
         widths = (config.first_features, *config.features)
         self.stem = _convolution(config.frames, widths[0], stride=2)
         self.encoder = nn.ModuleList(_ResidualBlock(a, b, attention=config.attention) for a, b in pairwise(widths))
-        self.gru = nn.GRU(widths[-1], widths[-1], batch_first=True)
+        self.gru = nn.GRU(widths[-1], widths[-1], batch_first=True) if config.recurrent else None
         backwards = widths[::-1]
         self.decoder = nn.ModuleList(_UpBlock(a, b, skip=b) for a, b in pairwise(backwards))
         self.last = _UpBlock(widths[0], widths[0] // 2, skip=0)
@@ -49,10 +58,10 @@ class UNetGRU(nn.Module):
         for block in self.encoder:
             skips.append(x)
             x = block(x)  # (B, 64, 32, 32) … (B, 512, 4, 4)
-        batch, features, height, width = x.shape
-        sequence = x.flatten(2).transpose(1, 2)  # (B, 16, 512)
-        recurrent, _ = self.gru(sequence)
-        x = x + recurrent.transpose(1, 2).reshape(batch, features, height, width)
+        if self.gru is not None:
+            sequence = x.flatten(2).transpose(1, 2)  # (B, 16, 512)
+            recurrent, _ = self.gru(sequence)
+            x = x + recurrent.transpose(1, 2).reshape(x.shape)
         for block in self.decoder:
             x = block(x, skips.pop())  # (B, 256, 8, 8) … (B, 32, 64, 64)
         x = self.last(x)  # (B, 16, 128, 128)

@@ -26,6 +26,9 @@ TISSUES = (
 )
 """Order of the fractions and of the label values in `tissue` files."""
 
+LABELS_FROM = 15.0
+"""Sharpness from which thick slices no longer mix tissues."""
+
 _PADDING = 14  # template voxels of air, skull and scalp around the brain
 
 
@@ -84,6 +87,8 @@ def _template_fractions(subject: SubjectParameters, rng: np.random.Generator) ->
     a, head = atlas(), subject.head
     grey, white = a.grey.copy(), a.white.copy()
     csf = np.clip(a.brain - grey - white, 0, 1)
+    if head.invented:
+        grey, white, csf = _patches(rng, a.brain)
     # Atrophy: widened sulci and ventricles, as grey matter next to CSF is lost.
     lost = np.clip(head.atrophy * 3 * ndimage.gaussian_filter(csf, 1.0), 0, 0.9) * grey
     grey, csf = grey - lost, csf + lost
@@ -108,6 +113,16 @@ def _template_fractions(subject: SubjectParameters, rng: np.random.Generator) ->
     stacked = np.stack([parts[name] for name in TISSUES[1:]]).astype(np.float32)
     background = np.clip(1 - stacked.sum(axis=0, keepdims=True), 0, 1)
     return np.concatenate([background, stacked])
+
+
+def _patches(rng: np.random.Generator, brain: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return grey matter, white matter and CSF as random patches of the brain, in about their usual amounts."""
+    coarse, fine = (smooth_field(rng, brain.shape, (s, s, s)) for s in (rng.uniform(4, 8), rng.uniform(1.5, 3)))
+    field = coarse + rng.uniform(0.2, 0.8) * fine
+    low, high = np.quantile(field[brain > 0.5], [rng.uniform(0.03, 0.15), rng.uniform(0.45, 0.65)])
+    edge = 0.3
+    above_low, above_high = (np.clip(0.5 + (field - level) / edge, 0, 1).astype(np.float32) for level in (low, high))
+    return brain * (above_low - above_high), brain * above_high, brain * (1 - above_low)
 
 
 def _tumour_fractions(tumour: Tumour, rng: np.random.Generator, white: np.ndarray) -> dict[str, np.ndarray]:
@@ -203,7 +218,8 @@ def _warp(template: torch.Tensor, head: Head, scan: Scan, rng: np.random.Generat
     affine = torch.tensor(series_affine(scan), dtype=torch.float32, device=device)
     axes = [torch.arange(n, dtype=torch.float32, device=device) for n in scan.matrix]
     control = rng.standard_normal((3, 9, 9, 9)).astype(np.float32)
-    points_across = max(1, round(scan.voxel_size_mm[2] / 2.0))
+    # With the hardest edges every voxel holds one tissue, as in other groups' digital phantoms.
+    points_across = 1 if head.sharpness > LABELS_FROM else max(1, round(scan.voxel_size_mm[2] / 2.0))
     rotation = torch.tensor(rotation_matrix(head.rotation_deg), dtype=torch.float32, device=device)
     translation, scale = (
         torch.tensor(v, dtype=torch.float32, device=device) for v in (head.translation_mm, head.scale)
@@ -229,12 +245,29 @@ def _warp(template: torch.Tensor, head: Head, scan: Scan, rng: np.random.Generat
         sampled = torch.nn.functional.grid_sample(
             template[None], unit.flip(-1)[None], mode="bilinear", padding_mode="zeros", align_corners=True
         )[0]
+        sampled = _sharpened(sampled, head.sharpness)
         total = sampled if total is None else total + sampled
     assert total is not None
     fractions = total / points_across
     fractions[0] = 0
     fractions[0] = (1 - fractions.sum(dim=0)).clamp(0, 1)
     return fractions / fractions.sum(dim=0, keepdim=True)
+
+
+def _sharpened(fractions: torch.Tensor, exponent: float) -> torch.Tensor:
+    """Return (tissues, …) fractions with harder edges between tissues; vessels keep their share.
+
+    A vessel thinner than a voxel never fills it: as a label it would be lost.
+    """
+    vessels = [TISSUES.index("artery"), TISSUES.index("vein")]
+    fractions = fractions.clamp(0, 1)
+    fractions[0] = (1 - fractions[1:].sum(dim=0)).clamp(0, 1)
+    room = 1 - fractions[vessels].sum(dim=0)
+    powered = (fractions / fractions.amax(dim=0).clamp(min=1e-6)) ** exponent
+    powered[vessels] = 0
+    result = powered / powered.sum(dim=0).clamp(min=1e-6) * room
+    result[vessels] = fractions[vessels]
+    return result
 
 
 def rotation_matrix(angles_deg: tuple[float, float, float]) -> np.ndarray:

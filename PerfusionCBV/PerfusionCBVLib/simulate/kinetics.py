@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from scipy import fft
 
 from PerfusionCBVLib.simulate.parameters import Bolus
 
@@ -68,7 +69,7 @@ def tissue_concentration(
     (V, N) tensor
     """
     samples = arterial.numel()
-    length = 1 << (2 * samples - 1).bit_length()  # zero-padded: the product of spectra must not wrap around
+    length = fft.next_fast_len(2 * samples, real=True)  # zero-padded: the product of spectra must not wrap around
     spectrum = torch.fft.rfft(arterial, length)
     omega = 2 * math.pi * torch.fft.rfftfreq(length, interval_s, device=arterial.device).to(arterial.dtype)
     scale_s = (mtt_s / transit_shape)[:, None]

@@ -115,6 +115,10 @@ class Head:
     scalp_signal: float
     atrophy: float
     """Share of grey matter fraction at the surface and beside the ventricles replaced by CSF."""
+    sharpness: float
+    """Exponent on the tissue fractions: 1 leaves the template's soft edges; from 15 on every voxel is one tissue."""
+    invented: bool
+    """Grey matter, white matter and CSF lie in random patches, so that no network can know where they belong."""
 
 
 @dataclass(frozen=True)
@@ -242,7 +246,15 @@ def demo_parameters() -> SubjectParameters:
         ktrans_per_min=0.12,
         ve=0.3,
     )
-    head = replace(drawn.head, mirror=False, rotation_deg=(2.0, 0.0, 3.0), translation_mm=(0.0, 0.0, 0.0))
+    head = replace(
+        drawn.head,
+        mirror=False,
+        rotation_deg=(2.0, 0.0, 3.0),
+        translation_mm=(0.0, 0.0, 0.0),
+        vessel_density=1.0,
+        sharpness=3.0,
+        invented=False,
+    )
     bolus = replace(drawn.bolus, arrival_s=24.0, preload_mm=0.6, peak_mm=5.0)
     disturbance = replace(drawn.disturbance, snr=60.0, glitches=(), motion=(), drift_per_min=0.0, dropout=0.5)
     return replace(drawn, head=head, tumours=(tumour,), bolus=bolus, disturbance=disturbance)
@@ -296,12 +308,12 @@ def _draw_tissues(rng: np.random.Generator, field_t: float) -> tuple[Tissue, Tis
     high = field_t > 2
     cbv_white = float(rng.uniform(1.5, 2.8))
     grey = Tissue(
-        cbv_ml_per_100g=cbv_white * float(rng.uniform(1.7, 2.8)),
+        cbv_ml_per_100g=cbv_white * float(rng.uniform(1.5, 3.0)),
         mtt_s=float(rng.uniform(2.8, 5.5)),
         t1_s=float(rng.uniform(1.2, 1.5) if high else rng.uniform(0.9, 1.15)),
         t2star_s=float(rng.uniform(0.045, 0.06) if high else rng.uniform(0.07, 0.09)),
         proton_density=float(rng.uniform(0.8, 0.86)),
-        texture_sd=float(rng.uniform(0.05, 0.2)),
+        texture_sd=float(rng.uniform(0.0, 0.2)),
     )
     white = Tissue(
         cbv_ml_per_100g=cbv_white,
@@ -309,10 +321,10 @@ def _draw_tissues(rng: np.random.Generator, field_t: float) -> tuple[Tissue, Tis
         t1_s=float(rng.uniform(0.75, 0.95) if high else rng.uniform(0.55, 0.7)),
         t2star_s=float(rng.uniform(0.04, 0.055) if high else rng.uniform(0.06, 0.075)),
         proton_density=float(rng.uniform(0.68, 0.74)),
-        texture_sd=float(rng.uniform(0.03, 0.12)),
+        texture_sd=float(rng.uniform(0.0, 0.12)),
     )
     csf = Tissue(
-        cbv_ml_per_100g=float(rng.uniform(0.0, 0.4)),
+        cbv_ml_per_100g=float(rng.uniform(0.0, 0.6)),
         mtt_s=float(rng.uniform(4.0, 8.0)),
         t1_s=float(rng.uniform(3.0, 4.2)),
         t2star_s=float(rng.uniform(0.15, 0.5)),
@@ -343,7 +355,7 @@ def _draw_tumours(rng: np.random.Generator, cbv_white: float) -> tuple[Tumour, .
                 cbv_infiltration_ml_per_100g=cbv_white * float(rng.uniform(0.8, 2.8)),
                 cbv_necrosis_ml_per_100g=float(rng.uniform(0.1, 0.8)),
                 mtt_s=float(rng.uniform(3.0, 10.0)),
-                texture_sd=float(rng.uniform(0.1, 0.4)),
+                texture_sd=float(rng.uniform(0.0, 0.4)),
                 ktrans_per_min=float(np.exp(rng.uniform(np.log(0.01), np.log(0.45)))),
                 ve=float(rng.uniform(0.1, 0.5)),
             )
@@ -378,9 +390,11 @@ def _draw_head(rng: np.random.Generator) -> Head:
         translation_mm=(float(translation[0]), float(translation[1]), float(translation[2])),
         scale=(float(scale[0]), float(scale[1]), float(scale[2])),
         elastic_mm=float(rng.uniform(0, 5)),
-        vessel_density=float(rng.uniform(0.4, 1.6)),
+        vessel_density=float(rng.uniform(0.1, 1.8)),
         scalp_signal=float(rng.uniform(0.05, 0.5)),
         atrophy=float(rng.uniform(0, 0.35)),
+        sharpness=1.0 if rng.random() < 0.25 else float(np.exp(rng.uniform(np.log(1.5), np.log(30)))),
+        invented=bool(rng.random() < 0.15),
     )
 
 
@@ -402,7 +416,7 @@ def _draw_disturbance(rng: np.random.Generator, frames: int) -> Disturbance:
             )
     return Disturbance(
         snr=float(np.exp(rng.uniform(np.log(10), np.log(150)))),
-        smoothing_voxels=float(rng.choice([0.0, rng.uniform(0.8, 2.0)])),
+        smoothing_voxels=float(rng.choice([0.0, rng.uniform(0.8, 2.5)])),
         bias_field=float(rng.uniform(0, 0.35)),
         dropout=float(rng.uniform(0, 1.2)),
         drift_per_min=float(rng.normal(0, 0.01)),

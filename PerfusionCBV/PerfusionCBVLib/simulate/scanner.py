@@ -80,7 +80,7 @@ def spoil(
     real, imaginary = (torch.randn(signal.shape, generator=generator, device=device) * sd for _ in range(2))
     if disturbance.smoothing_voxels > 0:
         # SNR is that of the saved images: the filter lowers the noise, so it starts higher by what the filter takes.
-        real, imaginary, signal = (_blur(v, disturbance.smoothing_voxels) for v in (real, imaginary, signal))
+        real, imaginary, signal = (blurred(v, disturbance.smoothing_voxels) for v in (real, imaginary, signal))
         loss = sd / max(float(real.std()), 1e-12)
         real, imaginary = real * loss, imaginary * loss
     return torch.hypot(signal + real, imaginary)
@@ -123,14 +123,11 @@ def _dropout(scan: Scan, strength: float) -> np.ndarray:
     return np.exp(-strength * loss * scan.echo_time_s * 60.0)
 
 
-def _blur(volume: torch.Tensor, width_voxels: float) -> torch.Tensor:
+def blurred(volume: torch.Tensor, width_voxels: float) -> torch.Tensor:
     """Return (x, y, z, T) filtered in plane by a Gaussian of the given full width at half maximum."""
     sigma = width_voxels / 2.3548
-    radius = max(1, math.ceil(3 * sigma))
-    weights = ndimage.gaussian_filter1d(np.eye(1, 2 * radius + 1, radius)[0], sigma, mode="constant", radius=radius)
-    kernel = torch.tensor(weights / weights.sum(), dtype=volume.dtype, device=volume.device)
-    x, y, z, t = volume.shape
-    planes = volume.permute(2, 3, 0, 1).reshape(z * t, 1, x, y)
-    planes = torch.nn.functional.conv2d(planes, kernel.view(1, 1, -1, 1), padding=(radius, 0))
-    planes = torch.nn.functional.conv2d(planes, kernel.view(1, 1, 1, -1), padding=(0, radius))
-    return planes.reshape(z, t, x, y).permute(2, 3, 0, 1)
+    for axis in (0, 1):
+        weights = ndimage.gaussian_filter1d(np.eye(volume.shape[axis]), sigma, axis=0, mode="constant", truncate=3)
+        matrix = torch.tensor(weights, dtype=volume.dtype, device=volume.device)
+        volume = torch.tensordot(matrix, volume, dims=([1], [axis])).movedim(0, axis)
+    return volume

@@ -34,6 +34,9 @@ class SimulatedSubject:
     tissue : (x, y, z) uint8 array
         Index into `anatomy.TISSUES` of the largest share.
     brain, nawm, vessel : (x, y, z) bool arrays
+        Large vessels are where they fill more than a twentieth of a voxel.
+    vessel_share : (x, y, z) float32 array
+        Of each voxel, 0 to 1.
     parameters : SubjectParameters
     """
 
@@ -43,6 +46,7 @@ class SimulatedSubject:
     brain: np.ndarray
     nawm: np.ndarray
     vessel: np.ndarray
+    vessel_share: np.ndarray
     parameters: SubjectParameters
 
 
@@ -250,7 +254,8 @@ def _with_truth(
         return filled.cpu().numpy()
 
     lesion = share["necrosis"] + share["enhancing"] + share["infiltration"] + share["oedema"]
-    vessel = ((share["artery"] + share["vein"]) > 0.05) & brain
+    vessel_share = share["artery"] + share["vein"]
+    vessel = (vessel_share > 0.05) & brain
     nawm = (share["white"] > 0.95) & (lesion < 0.01) & ~vessel & brain
     cbv = volume(fields.cbv)
     nawm_mask = nawm.cpu().numpy()
@@ -271,5 +276,6 @@ def _with_truth(
         brain=brain.cpu().numpy(),
         nawm=nawm_mask,
         vessel=vessel.cpu().numpy(),
+        vessel_share=vessel_share.cpu().numpy(),
         parameters=p,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import platform
 import queue
@@ -16,10 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
+from PerfusionCBVLib.errors import UsageError
 from PerfusionCBVLib.networks.cards import save_network
-from PerfusionCBVLib.train.samples import SimulatedPatients
+from PerfusionCBVLib.networks.domain import DESCRIPTION, training_domain
+from PerfusionCBVLib.train.history import MATPLOTLIB_MISSING, draw_history, record
+from PerfusionCBVLib.train.ranks import Ranks, join_ranks
+from PerfusionCBVLib.train.samples import SimulatedPatients, kept_seeds
 from PerfusionCBVLib.train.tasks import TASKS, Task
 
 VALIDATION_SEED = 50_000_000
@@ -44,7 +47,7 @@ class TrainingSettings:
     """Forward pass in bfloat16."""
     seed: int = 1
     patients: str | None = None
-    """Folder that keeps drawn patients for other runs; networks that allow it only."""
+    """Folder that keeps drawn patients for other runs and other networks; about 25 MB a patient."""
     checkpoint_minutes: float = 2.0
 
 
@@ -73,10 +76,30 @@ class _Arrivals:
             self._queue.put(error)
 
 
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What a run ends with.
+
+    Attributes
+    ----------
+    network : nn.Module
+        The moving average of the trained one.
+    scores : dict
+        Validation; empty on all processes but the first.
+    training : dict
+        What the card says of the training.
+    """
+
+    network: nn.Module
+    scores: dict[str, float]
+    training: dict[str, Any]
+
+
 def train(name: str, folder: Path, settings: TrainingSettings, report: Callable[[str], None]) -> Path:
     """Train a network on simulated patients, or go on where an earlier run in the same folder stopped.
 
-    Writes ``checkpoint.pt`` (resumable state), ``history.csv`` and, at the end, ``NAME.safetensors`` with its card.
+    Writes ``checkpoint.pt`` (resumable state), ``history.csv``, ``history.png`` and, at the end, ``NAME.safetensors``
+    with its card. Under ``torchrun`` every process draws other patients, and only the first one validates and writes.
 
     Parameters
     ----------
@@ -87,88 +110,176 @@ def train(name: str, folder: Path, settings: TrainingSettings, report: Callable[
     -------
     Path
         The card.
+
+    Raises
+    ------
+    UsageError
+        The folder holds the checkpoint of another network.
+    """
+    with join_ranks() as ranks:
+        report = report if ranks.first else _silent
+        kept = None if settings.patients is None else Path(settings.patients)
+        drawn: list[int] = []
+        if kept is not None:
+            kept.mkdir(parents=True, exist_ok=True)
+            drawn = [seed for seed in kept_seeds(kept) if seed < VALIDATION_SEED]
+        ranks.wait()  # or one would list what another has drawn already
+        task = TASKS[name](settings.buffer_slices, kept)
+        report(f"drawing {settings.validation_patients} validation patients")
+        seeds = range(VALIDATION_SEED, VALIDATION_SEED + settings.validation_patients) if ranks.first else ()
+        validation = [sample for sample in map(task.draw, seeds) if sample is not None]
+
+        def patients(done: int) -> SimulatedPatients[Any]:
+            # A resumed run goes on about where the earlier one stopped, with patients that it did not draw.
+            first_seed = settings.seed * 1_000_000 + done
+            return SimulatedPatients(first_seed, task.draw, drawn, share=(ranks.rank, ranks.world))
+
+        trained = fit(name, task, patients, validation, folder, settings, report, ranks)
+        if ranks.first:
+            data = "simulated patients drawn by PerfusionCBVLib.simulate; no clinical data"
+            training = {"data": data, **trained.training}
+            if drawn and not settings.workers:  # the kept patients came again and again
+                training["patients"], training["patients_per_minute"] = len(drawn), None
+            if len(task.descriptions) > 2 * len(DESCRIPTION):
+                training["domain"] = training_domain(np.stack(task.descriptions))
+            save_network(trained.network, name, folder, training=training, measured={"validation": trained.scores})
+            report(f"Weights and card: {folder}")
+        ranks.wait()
+    return folder / f"{name}.json"
+
+
+def fit(
+    name: str,
+    task: Task,
+    patients: Callable[[int], IterableDataset[Any]],
+    validation: list[Any],
+    folder: Path,
+    settings: TrainingSettings,
+    report: Callable[[str], None],
+    ranks: Ranks,
+) -> Trained:
+    """Train the task's network until the time is up; resume from ``checkpoint.pt`` in the folder.
+
+    Parameters
+    ----------
+    name : str
+        What the weights will be called.
+    patients : callable
+        Number of patients that earlier runs took to an endless stream of further samples for this process.
+    validation : list
+        Samples; used by the first process only.
+
+    Raises
+    ------
+    UsageError
+        The folder holds the checkpoint of another network.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cpu":
+    if ranks.device.type == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads() - settings.workers))
     torch.manual_seed(settings.seed)
-    kept = None if settings.patients is None else Path(settings.patients)
-    drawn: list[int] = []
-    if kept is not None:
-        kept.mkdir(parents=True, exist_ok=True)
-        drawn = [seed for seed in sorted(int(path.stem) for path in kept.glob("[0-9]*.npz")) if seed < VALIDATION_SEED]
-    task = TASKS[name](settings.buffer_slices, kept)
-    network = task.build().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = task.build().to(ranks.device, memory_format=task.memory_format).train()  # type: ignore[call-overload]
     average = _average(network, settings.ema_decay)
     optimiser = torch.optim.AdamW(network.parameters(), task.learning_rate, weight_decay=settings.weight_decay)
-    state: dict[str, Any] = {"step": 0, "elapsed_s": 0.0, "patients": 0}
+    state: dict[str, Any] = {"name": name, "step": 0, "elapsed_s": 0.0, "patients": 0, "slices": 0}
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
-        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        saved = torch.load(checkpoint, map_location=ranks.device, weights_only=True)
+        state |= saved["state"]
+        if state["name"] != name:
+            raise UsageError(f"{checkpoint} is of {state['name']}, not of {name}. Choose another --output folder.")
         network.load_state_dict(saved["network"])
         average.load_state_dict(saved["average"])
         optimiser.load_state_dict(saved["optimiser"])
-        state = saved["state"]
         report(f"resuming at step {state['step']}, {state['elapsed_s'] / 60:.1f} min")
-
-    report(f"drawing {settings.validation_patients} validation patients")
-    seeds = range(VALIDATION_SEED, VALIDATION_SEED + settings.validation_patients)
-    validation = [sample for sample in map(task.draw, seeds) if sample is not None]
-    # A resumed run goes on with patients that the earlier one did not draw.
-    first_seed = settings.seed * 1_000_000 + state["patients"]
-    patients = _Arrivals(
+    together = ranks.averaging(network)
+    arrivals = _Arrivals(
         DataLoader(
-            SimulatedPatients(first_seed, task.draw, drawn),
+            patients(state["patients"]),
             batch_size=None,
             num_workers=settings.workers,
             multiprocessing_context="spawn" if settings.workers else None,
         )
     )
-    rng = np.random.default_rng([settings.seed, state["step"]])
+    rng = np.random.default_rng([settings.seed, state["step"], ranks.rank])
     budget_s = settings.minutes * 60
     last = saved_at = time.monotonic()
     losses: list[float] = []
+    steps, steps_s = 0, 0.0
+    table, picture = folder / "history.csv", folder / "history.png"
+
+    def validate_and_save() -> dict[str, float]:
+        scores = _validate(task, average.module, validation)
+        row = {"step": state["step"], "minutes": round(state["elapsed_s"] / 60, 2), "patients": state["patients"]}
+        record(table, {**row, "loss": float(np.mean(losses)), **scores})
+        shown = ", ".join(f"{key} {value:.4f}" for key, value in scores.items())
+        report(
+            f"step {state['step']}, {state['elapsed_s'] / 60:.1f} min, {state['patients']} patients, "
+            f"loss {np.mean(losses):.4f}, validation {shown}"
+        )
+        _save_checkpoint(checkpoint, network, average, optimiser, state)
+        return scores
+
     while state["elapsed_s"] < budget_s:
-        while (sample := patients.next(wait=task.slices < settings.fill_slices)) is not None:
+        arrived = 0
+        while (sample := arrivals.next(wait=task.slices < settings.fill_slices)) is not None:
             task.add(sample)
-            state["patients"] += 1
+            arrived += 1
             if task.slices >= settings.fill_slices:
                 break
         rate = _rate(task.learning_rate, state["elapsed_s"] / budget_s)
-        losses.append(_step(task, network, optimiser, task.batch(rng, settings.batch), settings, rate))
+        began = time.monotonic()
+        loss = _step(task, together, optimiser, task.batch(rng, settings.batch), settings, rate)
         average.update_parameters(network)
-        state["step"] += 1
         now = time.monotonic()
-        state["elapsed_s"] += now - last
+        steps, steps_s = steps + 1, steps_s + now - began
+        # The first process's clock rules: learning rate, checkpoints and end have to be the same for all.
+        clock = (now - last, float(now - saved_at > settings.checkpoint_minutes * 60)) if ranks.first else (0.0, 0.0)
+        passed_s, due, arrived_everywhere, loss = ranks.total(*clock, arrived, loss / ranks.world)
+        state["step"] += 1
+        state["elapsed_s"] += passed_s
+        state["patients"] += round(arrived_everywhere)
+        state["slices"] += settings.batch * ranks.world
+        losses.append(loss)
         last = now
-        if now - saved_at > settings.checkpoint_minutes * 60:
+        if due and state["elapsed_s"] < budget_s:
             saved_at = now
-            scores = _validate(task, average.module, validation)
-            _record(folder / "history.csv", state, float(np.mean(losses)), scores)
-            shown = ", ".join(f"{key} {value:.4f}" for key, value in scores.items())
-            report(
-                f"step {state['step']}, {state['elapsed_s'] / 60:.1f} min, {state['patients']} patients, "
-                f"loss {np.mean(losses):.4f}, validation {shown}"
-            )
+            if ranks.first:
+                validate_and_save()
+                draw_history(table, picture)
             losses.clear()
-            _save_checkpoint(checkpoint, network, average, optimiser, state)
             last = time.monotonic()
-    scores = _validate(task, average.module, validation)
-    _record(folder / "history.csv", state, float(np.mean(losses)) if losses else float("nan"), scores)
-    _save_checkpoint(checkpoint, network, average, optimiser, state)
+    scores = {}
+    if ranks.first:
+        scores = validate_and_save() if losses else _validate(task, average.module, validation)
+        if table.exists() and not draw_history(table, picture):
+            report(MATPLOTLIB_MISSING)
+    minutes = state["elapsed_s"] / 60
     training = {
-        "data": "simulated patients drawn by PerfusionCBVLib.simulate; no clinical data",
         "settings": {key: value for key, value in asdict(settings).items() if key != "patients"},
         "loss": task.loss_text,
         "steps": state["step"],
-        "slices_seen": state["step"] * settings.batch,
+        "slices_seen": state["slices"],
         "patients": state["patients"],
-        "minutes": round(state["elapsed_s"] / 60, 1),
-        "hardware": f"{device.type}, {platform.machine()}, {torch.get_num_threads()} threads",
+        "minutes": round(minutes, 1),
+        "slices_per_second": round(steps * settings.batch * ranks.world / steps_s, 1) if steps else None,
+        "patients_per_minute": round(state["patients"] / minutes, 1) if minutes else None,
+        "hardware": _hardware(ranks),
+        "world_size": ranks.world,
         "torch": torch.__version__.split("+")[0],
     }
-    return save_network(average.module, name, folder, training=training, measured={"validation": scores})
+    return Trained(average.module, scores, training)
+
+
+def _silent(message: str) -> None:
+    pass
+
+
+def _hardware(ranks: Ranks) -> str:
+    one = f"{torch.get_num_threads()} threads"
+    if ranks.device.type == "cuda":
+        one = torch.cuda.get_device_name(ranks.device)
+    return f"{ranks.device.type}, {platform.machine()}, {one}"
 
 
 def _validate(task: Task, network: nn.Module, samples: list[Any]) -> dict[str, float]:
@@ -203,7 +314,7 @@ def _step(
         group["lr"] = rate
     device = next(network.parameters()).device
     images = tuple(
-        x.to(device, memory_format=torch.channels_last if x.ndim == 4 else torch.preserve_format) for x in batch
+        x.to(device, memory_format=task.memory_format if x.ndim == 4 else torch.preserve_format) for x in batch
     )
     with torch.autocast(device.type, torch.bfloat16, enabled=settings.mixed_precision):
         loss = task.loss(network, images)
@@ -218,15 +329,6 @@ def _rate(largest: float, done: float) -> float:
     """Return the learning rate: a short warm-up, then a cosine down to a hundredth."""
     warm = min(1.0, done / 0.02 + 0.02)
     return largest * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
-
-
-def _record(path: Path, state: dict[str, Any], loss: float, scores: dict[str, float]) -> None:
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file)
-        if fresh:
-            writer.writerow(["step", "minutes", "patients", "loss", *scores])
-        writer.writerow([state["step"], round(state["elapsed_s"] / 60, 2), state["patients"], loss, *scores.values()])
 
 
 def _save_checkpoint(

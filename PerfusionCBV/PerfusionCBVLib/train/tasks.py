@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from PerfusionCBVLib.errors import UsageError
 from PerfusionCBVLib.evaluate import finite_mean, nrmse
 from PerfusionCBVLib.networks.cards import build_network
 from PerfusionCBVLib.networks.features import as_slices, network_slices
+from PerfusionCBVLib.networks.grid import as_intensity
 from PerfusionCBVLib.simulate.anatomy import TISSUES
 from PerfusionCBVLib.train.samples import (
     LARGEST_TARGET,
@@ -23,8 +23,8 @@ from PerfusionCBVLib.train.samples import (
     FeatureVolume,
     GridSlices,
     draw_features,
-    draw_features_kept,
     draw_grid_slices,
+    draw_kept,
 )
 
 
@@ -33,9 +33,13 @@ class Task(Protocol):
 
     learning_rate: float
     loss_text: str
+    memory_format: torch.memory_format
+    """Of network and images; the faster one."""
     draw: Callable[[int], Any]
     slices: int
     """How many slices the buffer holds."""
+    descriptions: list[np.ndarray]
+    """Of every patient seen, for the card: see `networks.domain`."""
 
     def build(self) -> nn.Module:
         """Return the untrained network."""
@@ -62,12 +66,18 @@ class GridTask:
         f"{LARGEST_VESSEL_TARGET:g}"
     )
 
-    def __init__(self, capacity: int, patients: Path | None = None, *, name: str = "unet-gru") -> None:
-        if patients is not None:
-            raise UsageError("Patients are kept for anchored-unet only: for this network one takes 24 MB.")
+    def __init__(
+        self, capacity: int, patients: Path | None = None, *, name: str = "unet-gru", intensity: bool = False
+    ) -> None:
         self._name = name
-        self.draw: Callable[[int], Any] = draw_grid_slices
+        self._intensity = intensity
+        plane = name.startswith("unet")  # convolutions over time or from frame to frame don't gain by it, or can't
+        self.memory_format = torch.channels_last if plane else torch.contiguous_format
+        self.draw: Callable[[int], Any] = (
+            draw_grid_slices if patients is None else partial(draw_kept, patients, GridSlices)
+        )
         self.slices = 0
+        self.descriptions: list[np.ndarray] = []
         self._signal = np.zeros((capacity, 45, 128, 128), np.float16)
         self._rcbv = np.zeros((capacity, 128, 128), np.float16)
         self._next = 0
@@ -78,7 +88,8 @@ class GridTask:
 
     def add(self, sample: GridSlices) -> None:
         """Take a patient's slices."""
-        for signal, rcbv in zip(sample.signal, sample.rcbv, strict=True):
+        self.descriptions.append(sample.description)
+        for signal, rcbv in zip(self._input(sample), sample.rcbv, strict=True):
             self._signal[self._next], self._rcbv[self._next] = signal, rcbv
             self.slices = max(self.slices, self._next + 1)
             self._next = (self._next + 1) % len(self._rcbv)
@@ -101,12 +112,18 @@ class GridTask:
         device = next(network.parameters()).device
         found, wanted = [], []
         for sample in samples:
-            predicted = network(torch.from_numpy(sample.signal.astype(np.float32)).to(device))[:, 0].cpu().numpy()
+            predicted = network(torch.from_numpy(self._input(sample)).to(device))[:, 0].cpu().numpy()
             brain = sample.rcbv > 0
             found.append(predicted[brain])
             wanted.append(sample.rcbv[brain].astype(np.float32))
         estimate, truth = np.concatenate(found), np.concatenate(wanted)
         return {"nrmse": nrmse(estimate, truth), "mae": float(np.abs(estimate - truth).mean())}
+
+    def _input(self, sample: GridSlices) -> np.ndarray:
+        signal = sample.signal.astype(np.float32)
+        if not self._intensity:
+            return signal
+        return as_intensity(signal, sample.baseline.astype(np.float32), float(sample.decay[0]))
 
 
 class AnchoredTask:
@@ -118,14 +135,18 @@ class AnchoredTask:
     """
 
     learning_rate = 2e-3
-    loss_text = "Huber loss of the error over the network's own SD, times that SD, vessels × 0.2; likelihood for the SD"
+    memory_format = torch.channels_last
+    loss_text = "Huber loss of the error over the network's own SD, times that SD, vessels × 0.3; likelihood for the SD"
     PATCH = 96
-    VESSEL_WEIGHT = 0.2
+    VESSEL_WEIGHT = 0.3
     LARGEST_VOLUME = 15.0
 
     def __init__(self, capacity: int, patients: Path | None = None) -> None:
-        self.draw: Callable[[int], Any] = draw_features if patients is None else partial(draw_features_kept, patients)
+        self.draw: Callable[[int], Any] = (
+            draw_features if patients is None else partial(draw_kept, patients, FeatureVolume)
+        )
         self.slices = 0
+        self.descriptions: list[np.ndarray] = []
         self._capacity = capacity
         self._kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._next = 0
@@ -136,6 +157,7 @@ class AnchoredTask:
 
     def add(self, sample: FeatureVolume) -> None:
         """Take a patient's slices."""
+        self.descriptions.append(sample.description)
         features, target, weight = self._volumes(sample)
         for k in np.flatnonzero(sample.usable.sum(axis=(0, 1)) > MINIMUM_BRAIN_PIXELS // 4):
             kept = (features[k].astype(np.float16), target[k].astype(np.float16), weight[k].astype(np.float16))
@@ -192,7 +214,9 @@ class AnchoredTask:
     def _volumes(self, sample: FeatureVolume) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return (z, 12, x, y) input, (z, x, y) target and weight, x and y padded to multiples of 4."""
         features = network_slices(sample.features.astype(np.float32), sample.usable, sample.voxel_size_mm)
-        target = np.minimum(sample.truth.astype(np.float32) * sample.scale, self.LARGEST_VOLUME)
+        target = np.minimum(sample.truth.astype(np.float32) * np.float32(sample.scale[0]), self.LARGEST_VOLUME)
+        # What a voxel that holds some of a large vessel shows depends on the vessel's field: left to the classical map.
+        target = np.where(sample.vessel, sample.features[:, 0].astype(np.float32).clip(max=self.LARGEST_VOLUME), target)
         weight = np.where(sample.vessel, np.float32(self.VESSEL_WEIGHT), np.float32(1))
         return (
             features,
@@ -206,7 +230,8 @@ class AnchoredTask:
 
 
 TASKS: dict[str, Callable[[int, Path | None], Task]] = {
-    **{name: partial(GridTask, name=name) for name in ("unet-gru", "convlstm2d", "conv3d")},
+    **{name: partial(GridTask, name=name) for name in ("unet-gru", "unet", "convlstm2d", "conv3d")},
+    "unet-gru-intensity": partial(GridTask, name="unet-gru-intensity", intensity=True),
     "anchored-unet": AnchoredTask,
 }
 """What `train` knows: network name to a task with a buffer of so many slices, and a folder that keeps patients."""
