@@ -42,7 +42,7 @@ def main(methods):
                 panel.parameters.leakage = parameters.Leakage(method)
             runs = [run(panel, view, application) for _ in range(1 + REPEATS)][1:]
             seconds, gaps_s = np.array(runs).T
-            print(f"{method:15s} {np.median(seconds):.2f} s, longest without an answer {gaps_s.max():.2f} s", flush=True)
+            print(f"{method:15s} {np.median(seconds):.2f} s, longest without an answer {gaps_s.max():.2f} s")
         view.close()
         qt_slicer.close_module()
 

@@ -407,7 +407,7 @@ def test_errors_speak_the_panels_language(logic, node, head):
 def test_the_application_answers_all_the_time(logic, app, method):
     """Longest time between two servings; of clock and processor time the shorter, so that other work does not count."""
     if method in NETWORK_METHODS:
-        import PerfusionCBVLib.networks.inference  # PyTorch comes once a session, and from a slow disk slowly
+        importlib.import_module("PerfusionCBVLib.networks.inference")  # PyTorch comes once a session, slowly
     series = graded_head(shape=(96, 96, 16), frames=50).series  # large enough for steps that take seconds
     large = work.add_sequence(work.Sequence.of(series))
     app.served.clear()

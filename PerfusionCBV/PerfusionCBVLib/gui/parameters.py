@@ -142,9 +142,7 @@ class Quantity(Enum):
 
     def label(self) -> str:
         """Return what the panel shows."""
-        return {"delta_r2s": _("ΔR2*: contrast agent"), "signal": _("Signal as measured")}[
-            self.value
-        ]
+        return {"delta_r2s": _("ΔR2*: contrast agent"), "signal": _("Signal as measured")}[self.value]
 
 
 @parameterNodeWrapper
