@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -17,10 +18,11 @@ from PerfusionCBVLib.report import write_pictures, write_report
 from PerfusionCBVLib.result import MapResult
 
 PROVENANCE = "provenance.json"
+CURVES = "curves.csv"
 
 
 def write_result(result: MapResult, folder: Path | str) -> list[Path]:
-    """Write maps, mask, reference, status, provenance, pictures and report into a folder; return their paths.
+    """Write maps, baseline, masks, mean curves, provenance, pictures and report into a folder; return their paths.
 
     Everything is written beside the folder first and moved in when complete, so that a full disk or a cancelled run
     leaves no half result. Files of an earlier result in the same folder are replaced or removed; others are kept.
@@ -32,14 +34,17 @@ def write_result(result: MapResult, folder: Path | str) -> list[Path]:
         affine = result.series.affine
         for name, map_ in result.maps.items():
             write_nifti(fresh / f"{name}.nii.gz", map_.values, map_.affine)
+        write_nifti(fresh / "baseline.nii.gz", np.asarray(result.baseline, dtype=np.float32), affine)
         write_nifti(fresh / "mask.nii.gz", result.mask.astype(np.uint8), affine)
         write_nifti(fresh / "status.nii.gz", result.status, affine)
         if result.reference is not None:
             write_nifti(fresh / "reference.nii.gz", result.reference.astype(np.uint8), affine)
+        _write_curves(fresh / CURVES, result)
         write_pictures(result, fresh)
         write_report(result, fresh / "report.html")
         names = sorted(path.name for path in fresh.iterdir())
-        provenance = {**result.provenance, "files": [*names, PROVENANCE]}
+        maps = {name: {"unit": map_.unit, "description": map_.description} for name, map_ in result.maps.items()}
+        provenance = {**result.provenance, "maps": maps, "files": [*names, PROVENANCE]}
         write_json(fresh / PROVENANCE, provenance)
         _remove_earlier(folder)
         for name in provenance["files"]:
@@ -64,6 +69,14 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def as_json(content: dict[str, Any]) -> str:
     """Return strict JSON: numpy numbers as numbers, NaN as null."""
     return json.dumps(_plain(content), indent=2, ensure_ascii=False)
+
+
+def _write_curves(path: Path, result: MapResult) -> None:
+    """Write the mean ΔR2* curves: ``time_s`` and a column in 1/s for each."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["time_s", *result.curves_per_s])
+        writer.writerows(np.column_stack([result.series.times_s, *result.curves_per_s.values()]).tolist())
 
 
 def _remove_earlier(folder: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from nibabel.orientations import apply_orientation, io_orientation
@@ -13,7 +14,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from PerfusionCBVLib.charts import nice_ticks
 from PerfusionCBVLib.colours import TableName, apply, colour_table
-from PerfusionCBVLib.result import MapResult
+
+if TYPE_CHECKING:
+    from PerfusionCBVLib.result import MapResult
+    from PerfusionCBVLib.stored import StoredResult
+
+    AnyResult: TypeAlias = MapResult | StoredResult
 
 MAXIMUM_SLICES = 12
 COLUMNS = 6
@@ -119,7 +125,7 @@ def slice_view(affine: np.ndarray, inside: np.ndarray, count: int = MAXIMUM_SLIC
     )
 
 
-def rcbv_window(result: MapResult) -> tuple[float, float]:
+def rcbv_window(result: AnyResult) -> tuple[float, float]:
     """Return the values of rCBV at the two ends of the colour bar, one pair for every rCBV picture of a result.
 
     From 0 to the 99th percentile in the brain, but at least to 4 for a ratio, so that a healthy brain does not look
@@ -129,12 +135,12 @@ def rcbv_window(result: MapResult) -> tuple[float, float]:
     return max((_window(result, name) for name in names), key=lambda window: window[1])
 
 
-def is_comparable(result: MapResult) -> bool:
+def is_comparable(result: AnyResult) -> bool:
     """Return whether there is a classical map beside the network's in the same unit, so that they can be subtracted."""
     return "rcbv_classical" in result.maps and result.maps["rcbv_classical"].unit == result.maps["rcbv"].unit
 
 
-def _window(result: MapResult, name: str) -> tuple[float, float]:
+def _window(result: AnyResult, name: str) -> tuple[float, float]:
     chosen = result.maps[name]
     values = chosen.values[result.mask]
     values = values[np.isfinite(values)]
@@ -150,22 +156,22 @@ def symmetric_window(values: np.ndarray, smallest: float = 0.0, percent: float =
     return -half, half
 
 
-def difference_window(result: MapResult) -> tuple[float, float]:
+def difference_window(result: AnyResult) -> tuple[float, float]:
     """Return the window of the picture network − classical: symmetric, at least ±1 for a ratio."""
     difference = (result.maps["rcbv"].values - result.maps["rcbv_classical"].values)[result.mask]
     return symmetric_window(difference, 1.0 if result.maps["rcbv"].unit == RATIO else 0.0)
 
 
-def rcbv_picture(result: MapResult, table: TableName, view: SliceView | None = None) -> Image.Image:
+def rcbv_picture(result: AnyResult, table: TableName, view: SliceView | None = None) -> Image.Image:
     """Return a mosaic of rCBV over the baseline image with a colour bar."""
-    view = view or slice_view(result.series.affine, result.mask)
+    view = view or slice_view(result.affine, result.mask)
     rcbv = result.maps["rcbv"]
     tiles = _map_tiles(view, result, rcbv.values, table, *rcbv_window(result))
     bar = _colour_bar(table, *rcbv_window(result), f"rCBV ({unit_text(rcbv.unit)})")
     return _stack([_block(tiles, "", bar)])
 
 
-def comparison_picture(result: MapResult, view: SliceView | None = None) -> Image.Image:
+def comparison_picture(result: AnyResult, view: SliceView | None = None) -> Image.Image:
     """Return network, classical map and their difference, one under the other on the same slices.
 
     Both maps have one window. Where their units differ, each has its own and there is no difference.
@@ -175,7 +181,7 @@ def comparison_picture(result: MapResult, view: SliceView | None = None) -> Imag
     KeyError
         The result has no ``rcbv_classical``.
     """
-    view = (view or slice_view(result.series.affine, result.mask)).keep(COLUMNS)
+    view = (view or slice_view(result.affine, result.mask)).keep(COLUMNS)
     network, classical = result.maps["rcbv"], result.maps["rcbv_classical"]
     comparable = is_comparable(result)
     blocks = []
@@ -191,7 +197,7 @@ def comparison_picture(result: MapResult, view: SliceView | None = None) -> Imag
     return _stack(blocks)
 
 
-def reference_picture(result: MapResult) -> Image.Image:
+def reference_picture(result: AnyResult) -> Image.Image:
     """Return the baseline image with the reference region outlined, on slices that hold it.
 
     Raises
@@ -201,8 +207,8 @@ def reference_picture(result: MapResult) -> Image.Image:
     """
     if result.reference is None or not result.reference.any():
         raise ValueError("the result has no reference region to draw")
-    chosen = slice_view(result.series.affine, result.reference, COLUMNS)
-    brain = slice_view(result.series.affine, result.mask | result.reference)
+    chosen = slice_view(result.affine, result.reference, COLUMNS)
+    brain = slice_view(result.affine, result.mask | result.reference)
     view = replace(chosen, rows=brain.rows, columns=brain.columns)
     grey = _grey(result)
     tiles = []
@@ -215,7 +221,7 @@ def reference_picture(result: MapResult) -> Image.Image:
     return _stack([_block(tiles, "", None)])
 
 
-def k2_picture(result: MapResult) -> Image.Image:
+def k2_picture(result: AnyResult) -> Image.Image:
     """Return a strip of the leakage map K2 over the baseline image.
 
     Raises
@@ -227,13 +233,13 @@ def k2_picture(result: MapResult) -> Image.Image:
     return _strip(result, "k2", "diverging", window, "K2")
 
 
-def uncertainty_window(result: MapResult) -> tuple[float, float]:
+def uncertainty_window(result: AnyResult) -> tuple[float, float]:
     """Return the window of the uncertainty map: 0 to its 99th percentile in the brain."""
     values = result.maps["uncertainty"].values[result.mask]
     return 0.0, max(float(np.nanpercentile(values, 99)), 1e-3)
 
 
-def uncertainty_picture(result: MapResult) -> Image.Image:
+def uncertainty_picture(result: AnyResult) -> Image.Image:
     """Return a strip of the network's own standard deviation over the baseline image.
 
     Raises
@@ -244,15 +250,15 @@ def uncertainty_picture(result: MapResult) -> Image.Image:
     return _strip(result, "uncertainty", "uniform", uncertainty_window(result), "SD")
 
 
-def _strip(result: MapResult, name: str, table: TableName, window: tuple[float, float], label: str) -> Image.Image:
+def _strip(result: AnyResult, name: str, table: TableName, window: tuple[float, float], label: str) -> Image.Image:
     """Return one row of slices of a map over the baseline image, with its colour bar."""
     map_ = result.maps[name]
-    view = slice_view(result.series.affine, result.mask, COLUMNS)
+    view = slice_view(result.affine, result.mask, COLUMNS)
     bar = _colour_bar(table, *window, f"{label} ({unit_text(map_.unit)})")
     return _stack([_block(_map_tiles(view, result, map_.values, table, *window), "", bar)])
 
 
-def write_pictures(result: MapResult, folder: Path | str) -> list[Path]:
+def write_pictures(result: AnyResult, folder: Path | str) -> list[Path]:
     """Write ``rcbv.png`` and, for a network, ``comparison.png`` into an existing folder; return their paths."""
     folder = Path(folder)
     pictures = {"rcbv.png": rcbv_picture(result, "perfusion")}
@@ -282,7 +288,7 @@ def _span(occupied: np.ndarray, margin: float) -> slice:
     return slice(max(int(where[0]) - pad, 0), int(where[-1]) + pad + 1)
 
 
-def _grey(result: MapResult) -> np.ndarray:
+def _grey(result: AnyResult) -> np.ndarray:
     """Return the baseline image, 0–255, white at the brain's 99.5th percentile."""
     baseline = np.nan_to_num(np.asarray(result.baseline, dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     inside = baseline[result.mask] if result.mask.any() else baseline
@@ -291,7 +297,7 @@ def _grey(result: MapResult) -> np.ndarray:
 
 
 def _map_tiles(
-    view: SliceView, result: MapResult, values: np.ndarray, table: TableName, low: float, high: float
+    view: SliceView, result: AnyResult, values: np.ndarray, table: TableName, low: float, high: float
 ) -> list[Image.Image]:
     grey, colours, tiles = _grey(result), colour_table(table), []
     # Colours stay inside the brain mask; a network may give values outside it.

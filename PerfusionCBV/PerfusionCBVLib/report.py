@@ -105,7 +105,7 @@ def write_report(result: MapResult, path: Path | str) -> Path:
 
 def report_html(result: MapResult) -> str:
     """Return the page that `write_report` writes."""
-    view = slice_view(result.series.affine, result.mask)
+    view = slice_view(result.affine, result.mask)
     name = escape(result.series.name)
     description = escape(_sentence(result.maps["rcbv"].description))
     sections = [
@@ -391,7 +391,7 @@ def _sentence(text: str) -> str:
 
 
 def _voxel_ml(result: MapResult) -> float:
-    return abs(float(np.linalg.det(result.series.affine[:3, :3]))) / 1000.0
+    return abs(float(np.linalg.det(result.affine[:3, :3]))) / 1000.0
 
 
 def _text(value: Any) -> str:

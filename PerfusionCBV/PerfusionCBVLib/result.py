@@ -49,3 +49,8 @@ class MapResult:
     curves_per_s: dict[str, np.ndarray] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def affine(self) -> np.ndarray:
+        """Voxel index to RAS, mm; (4, 4)."""
+        return self.series.affine

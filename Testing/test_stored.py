@@ -1,0 +1,78 @@
+"""A result that is read back is the result that was written."""
+
+import dataclasses
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dsc_phantom import graded_head
+from PerfusionCBVLib import Settings, compute_maps, write_result
+from PerfusionCBVLib.errors import GeometryError, UnreadableInputError
+from PerfusionCBVLib.pictures import comparison_picture
+from PerfusionCBVLib.stored import read_result
+
+
+@pytest.fixture(scope="module")
+def result():
+    head = graded_head(shape=(40, 46, 6), frames=40)
+    return compute_maps(head.series, Settings(method="anchored-unet", normalize="brain"))
+
+
+@pytest.fixture
+def folder(result, tmp_path):
+    write_result(result, tmp_path / "maps")
+    return tmp_path / "maps"
+
+
+def test_maps_masks_curves_and_findings_come_back(result, folder):
+    found = read_result(folder)
+    assert found.maps.keys() == result.maps.keys()
+    for name, map_ in result.maps.items():
+        np.testing.assert_array_equal(found.maps[name].values, map_.values)
+        assert (found.maps[name].unit, found.maps[name].description) == (map_.unit, map_.description)
+    np.testing.assert_allclose(found.affine, result.series.affine, atol=1e-5)
+    for name in ("baseline", "mask", "reference", "status"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(result, name))
+    np.testing.assert_allclose(found.times_s, result.series.times_s)
+    assert found.curves_per_s.keys() == result.curves_per_s.keys()
+    for name, curve in result.curves_per_s.items():
+        np.testing.assert_allclose(found.curves_per_s[name], curve, rtol=1e-6)
+    assert [dataclasses.asdict(f) for f in found.findings] == result.provenance["findings"]
+
+
+def test_pictures_of_the_stored_result_are_those_of_the_result(result, folder):
+    np.testing.assert_array_equal(comparison_picture(read_result(folder)), comparison_picture(result))
+
+
+def test_a_folder_without_a_result_is_refused(tmp_path):
+    with pytest.raises(UnreadableInputError, match=r"holds no provenance\.json.*map --output"):
+        read_result(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["rcbv.nii.gz", "baseline.nii.gz", "curves.csv"])
+def test_a_missing_or_damaged_file_is_named(folder, name):
+    (folder / name).write_bytes(b"damaged")
+    with pytest.raises(UnreadableInputError, match=name):
+        read_result(folder)
+    (folder / name).unlink()
+    with pytest.raises(UnreadableInputError, match=name):
+        read_result(folder)
+
+
+def test_a_result_of_an_older_version_is_refused_with_what_it_lacks(folder):
+    path = folder / "provenance.json"
+    content = json.loads(path.read_text("utf-8"))
+    del content["maps"]
+    path.write_text(json.dumps(content), "utf-8")
+    with pytest.raises(UnreadableInputError, match="lacks maps"):
+        read_result(folder)
+
+
+def test_a_map_on_another_grid_is_refused(folder, result):
+    moved = result.series.affine.copy()
+    moved[0, 3] += 1
+    nib.save(nib.Nifti1Image(result.maps["rcbv"].values, moved), folder / "rcbv.nii.gz")
+    with pytest.raises(GeometryError, match=r"rcbv\.nii\.gz lies on another grid"):
+        read_result(folder)
