@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from html import escape
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -28,6 +32,7 @@ PICTURE_WIDTH, LARGEST_TILE = 1320, 260
 BAR_WIDTH, TITLE_HEIGHT, FOOTER_HEIGHT, GAP = 96, 26, 22, 2
 NOTICE = "Research use only"
 OUTLINE_COLOUR = (255, 210, 0)
+REGION_COLOURS = ((255, 255, 255), (255, 120, 255), (120, 255, 255), (255, 210, 0))
 SMALLEST_RCBV_WINDOW = 4.0
 RATIO = "{ratio}"
 
@@ -386,3 +391,43 @@ def _stack(blocks: list[Image.Image]) -> Image.Image:
         y += block.height
     ImageDraw.Draw(picture).text((6, y + 3), NOTICE, font=_font(13), fill="#dddddd")
     return picture
+
+
+def inline_picture(picture: Image.Image, alternative: str) -> str:
+    """Return an HTML image that needs no second file; `alternative` stands for it where it can't be seen."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", compress_level=4)
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f'<img alt="{escape(alternative)}" width="{picture.width}" src="data:image/png;base64,{data}">'
+
+
+def reading_picture(result: AnyResult, view: SliceView, regions: Mapping[str, np.ndarray]) -> Image.Image:
+    """Return one slice side by side: baseline image, rCBV and, beside a network's, the classical rCBV.
+
+    Regions are outlined on all of them, each in its own colour; both maps have one window where their units agree.
+
+    Parameters
+    ----------
+    result : MapResult or StoredResult
+    view : SliceView
+        Of one slice.
+    regions : mapping of str to (x, y, z) bool array
+    """
+    names = ["rcbv", *(["rcbv_classical"] if is_comparable(result) else [])]
+    window = rcbv_window(result)
+    view = replace(view, slices=view.slices[:1] * (1 + len(names)), numbers=view.numbers[:1] * (1 + len(names)))
+    grey = view.plane(_grey(result), view.slices[0])
+    tiles = [_lettered(_zoomed(view, np.repeat(grey[..., None], 3, axis=-1)), view, view.numbers[0])]
+    for name in names:
+        tiles.append(_map_tiles(view.keep(1), result, result.maps[name].values, "perfusion", *window)[0])
+    tiles = [_outlined(tile, view, regions) for tile in tiles]
+    bar = _colour_bar("perfusion", *window, f"rCBV ({unit_text(result.maps['rcbv'].unit)})")
+    return _stack([_block(tiles, "", bar)])
+
+
+def _outlined(tile: Image.Image, view: SliceView, regions: Mapping[str, np.ndarray]) -> Image.Image:
+    pixels = np.array(tile)
+    for colour, inside in zip(cycle(REGION_COLOURS), regions.values(), strict=False):
+        plane = np.array(_zoomed(view, view.plane(inside, view.slices[0]).astype(np.uint8)))
+        pixels[_outline(plane > 0)] = colour
+    return Image.fromarray(pixels)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -19,6 +17,7 @@ from PerfusionCBVLib.pictures import (
     SliceView,
     comparison_picture,
     difference_window,
+    inline_picture,
     is_comparable,
     k2_picture,
     rcbv_picture,
@@ -47,7 +46,7 @@ _ACQUISITION_ROWS = {
     "contrast_agent": ("Contrast agent", ""),
     "contrast_dose_ml": ("Contrast dose", "ml"),
 }
-_REFERENCE_TEXT = {
+REFERENCE_TEXT = {
     "nawm": "normal-appearing white matter, found automatically",
     "given": "the given reference region",
     "brain": "the whole brain as reference",
@@ -195,7 +194,7 @@ def _method(result: MapResult) -> str:
 
 
 def _first_lines(result: MapResult) -> str:
-    worst = [finding for finding in _sorted(result.findings) if finding.severity != "info"]
+    worst = [finding for finding in by_gravity(result.findings) if finding.severity != "info"]
     items = [
         f'<li class="{finding.severity}"><strong>{finding.severity.capitalize()}:</strong> {escape(finding.message)}'
         f"{_value_html(finding)}"
@@ -275,7 +274,7 @@ def _reference_section(result: MapResult) -> str:
         return "<h2>Reference region</h2><p>None: the map is not relative to a region.</p>"
     voxels = int(result.reference.sum())
     volume_ml = voxels * _voxel_ml(result)
-    kind = _REFERENCE_TEXT.get(str(facts.get("kind")), "reference region")
+    kind = REFERENCE_TEXT.get(str(facts.get("kind")), "reference region")
     caption = (
         f"{kind.capitalize()}, where rCBV is 1, outlined on the baseline image: {volume_ml:.1f} ml, {voxels} voxels"
     )
@@ -356,24 +355,18 @@ def _findings_section(findings: Sequence[Finding]) -> str:
             f"{_text(finding.value)} {finding.unit}".strip() if finding.value is not None else "",
             finding.advice,
         )
-        for finding in _sorted(findings)
+        for finding in by_gravity(findings)
     ]
     return "<h2>Findings</h2>" + _table(("Severity", "Code", "Finding", "Value", "What to do"), rows)
 
 
-def _sorted(findings: Sequence[Finding]) -> list[Finding]:
+def by_gravity(findings: Sequence[Finding]) -> list[Finding]:
     """Return the worst first; of equal ones those about the network, which may make the whole map untrue."""
     return sorted(findings, key=lambda f: (_SEVERITIES.index(f.severity), not f.code.startswith("network-")))
 
 
 def _figure(picture: Image.Image, caption: str, alternative: str) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", compress_level=4)
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return (
-        f'<figure><img alt="{escape(alternative)}" width="{picture.width}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
+    return f"<figure>{inline_picture(picture, alternative)}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

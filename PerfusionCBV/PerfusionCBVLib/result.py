@@ -54,3 +54,8 @@ class MapResult:
     def affine(self) -> np.ndarray:
         """Voxel index to RAS, mm; (4, 4)."""
         return self.series.affine
+
+    @property
+    def times_s(self) -> np.ndarray:
+        """Mid-time of each frame, s; (T,)."""
+        return self.series.times_s
