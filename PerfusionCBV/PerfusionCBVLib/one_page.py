@@ -23,8 +23,8 @@ from PerfusionCBVLib.settings import METHOD_TITLES, NETWORK_METHODS
 if TYPE_CHECKING:
     from PerfusionCBVLib.pictures import AnyResult
 
-PICTURE_WIDTHS_MM = (150, 138, 126, 114, 102, 90)
-"""The widest that leaves everything on one sheet is taken."""
+PICTURE_WIDTHS_MM = (188, 170, 150, 130, 110, 90)
+"""Of all key slices side by side; the widest that leaves everything on one sheet is taken."""
 
 MOST_FINDINGS = 4
 MOST_REGIONS = 4
@@ -50,8 +50,8 @@ font:8.6pt/1.3 "DejaVu Sans",system-ui,"Segoe UI",Arial,sans-serif}
 print-color-adjust:exact;-webkit-print-color-adjust:exact}
 h1{font-size:14pt;margin:0}h2{font-size:9.6pt;margin:2.4mm 0 .8mm;border-bottom:1px solid #bbb}
 p{margin:.6mm 0}.identity{width:100%;border:1px solid #bbb;margin:1mm 0}.identity td{padding:.4mm 1.5mm}
-figure{margin:1mm 0 0}figure img{width:WIDTHmm;height:auto;display:block}figcaption{font-size:7.6pt;color:#444}
-.pictures{width:100%;border-collapse:separate;border-spacing:0}.pictures td{vertical-align:top;padding:0 1mm 0 0}
+figure{margin:0}figure img{width:100%;height:auto;display:block}figcaption{font-size:7.6pt;color:#444}
+.pictures{width:WIDTHmm;table-layout:fixed}.pictures td{vertical-align:top;padding:0 1mm 0 0}
 table{border-collapse:collapse}.numbers{width:100%}
 .numbers th,.numbers td{text-align:right;padding:.3mm 1.5mm;border-bottom:1px solid #e2e2e2}
 .numbers th:first-child,.numbers td:first-child{text-align:left}
@@ -108,7 +108,7 @@ def write_page(reading: Reading, path: Path | str) -> Path:
     return partial.replace(path)
 
 
-def page_html(reading: Reading, picture_width_mm: int = PICTURE_WIDTHS_MM[2]) -> str:
+def page_html(reading: Reading, picture_width_mm: int = PICTURE_WIDTHS_MM[0]) -> str:
     """Return the page as one self-contained HTML document for one sheet of A4."""
     result = reading.result
     body = [
@@ -187,7 +187,7 @@ def _how(result: AnyResult) -> str:
         f"flip angle {known['flip_angle_deg']:g}°" if "flip_angle_deg" in known else "",
         f"{facts['frames']} frames, one every {facts['frame_interval_s']:.3g} s",
     ]
-    scan = escape(", ".join(part for part in protocol if part))
+    scan = escape(", ".join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in protocol if part))
     return (
         f"<p><strong>Method:</strong> {escape(METHOD_TITLES[method])}. <strong>1 is the mean of:</strong> "
         f"{escape(where)}{volume}. <strong>Protocol:</strong> {scan}.</p>"
@@ -214,14 +214,15 @@ def _pictures(reading: Reading) -> str:
     cells = []
     for title, view in key_slices(reading.result, reading.regions):
         picture = inline_picture(reading_picture(reading.result, view, reading.regions), title)
-        cells.append(f"<figure>{picture}<figcaption>{escape(title)}: slice {view.numbers[0]}</figcaption></figure>")
+        caption = f"{escape(title)}: slice {view.numbers[0]}"
+        cells.append(f"<td><figure>{picture}<figcaption>{caption}</figcaption></figure></td>")
     shown = "baseline image and rCBV" + (", network then classical" if _is_network(reading.result) else "")
     names = "".join(
         f'<span class="key" style="background:rgb{colour}"></span>{escape(name)}'
         for name, colour in zip(reading.regions, cycle(REGION_COLOURS), strict=False)
     )
     note = f"<p>From left: {shown}. The patient's left is on the right of the picture.{names}</p>"
-    return "<h2>Key slices</h2>" + "".join(cells) + note
+    return f'<h2>Key slices</h2><table class="pictures"><tr>{"".join(cells)}</tr></table>{note}'
 
 
 def _numbers(reading: Reading) -> str:
