@@ -117,7 +117,7 @@ def test_maps_in_the_scene_are_the_librarys_maps_on_the_series_own_grid(logic, n
         np.testing.assert_array_equal(values(nodes[role]), expected.maps[name].values)
         np.testing.assert_allclose(affine(nodes[role]), head.series.affine)
     np.testing.assert_array_equal(values(nodes["baseline"]), expected.baseline)
-    assert set(nodes) == {"rcbv", "k1", "k2", "baseline", "regions", "curves"}
+    assert set(nodes) == {"rcbv", "k1", "k2", "psr", "baseline", "regions", "curves"}
     assert logic.result.provenance["settings"]["method"] == "bsw"
 
 

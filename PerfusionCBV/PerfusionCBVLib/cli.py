@@ -1,4 +1,4 @@
-"""The command line: demo, map, check, simulate, train, evaluate, models."""
+"""The command line: demo, map, measure, check, simulate, train, evaluate, models."""
 
 from __future__ import annotations
 
@@ -61,6 +61,22 @@ def _parser() -> argparse.ArgumentParser:
     map_.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default=Settings.device)
     map_.add_argument("--json", action="store_true", help="print a summary as JSON")
     map_.set_defaults(run=_map)
+
+    measure = commands.add_parser("measure", help="measure regions of maps: mean, burden, hot spot and more")
+    measure.add_argument("maps", type=Path, metavar="MAPS", help="folder that `perfusion-cbv map` wrote")
+    measure.add_argument(
+        "--regions", type=Path, required=True, metavar="FILE", help="label map or segmentation (NIfTI, NRRD, .seg.nrrd)"
+    )
+    measure.add_argument("--output", type=Path, required=True, metavar="DIR")
+    measure.add_argument(
+        "--hot-spot-area", type=float, default=40.0, metavar="MM2", help="of the hottest disc; default: %(default)g mm²"
+    )
+    measure.add_argument(
+        "--cut-offs", default="1.0,1.75", metavar="LOW,HIGH", help="of fractional burden; default: %(default)s"
+    )
+    measure.add_argument("--mirror", action="store_true", help="compare each region with its mirror image in the brain")
+    measure.add_argument("--json", action="store_true", help="print the measures as JSON")
+    measure.set_defaults(run=_measure)
 
     check_ = commands.add_parser("check", help="say what is noteworthy about a series; make no map")
     _add_input(check_)
@@ -150,6 +166,41 @@ def _map(options: argparse.Namespace) -> int:
         print(_json({"method": settings.method, "files": [str(path) for path in written], **summary}))
     else:
         _print_summary(result, options.output)
+    return 0
+
+
+def _measure(options: argparse.Namespace) -> int:
+    from PerfusionCBVLib.load_common import sha256_of_file
+    from PerfusionCBVLib.map_folder import PROVENANCE, read_map_folder
+    from PerfusionCBVLib.measure import MeasureSettings, measure_regions
+    from PerfusionCBVLib.measure_output import measures_as_dict, measures_as_text, write_measures
+    from PerfusionCBVLib.output import as_json
+    from PerfusionCBVLib.region_files import read_regions
+
+    try:
+        low, high = (float(part) for part in options.cut_offs.split(","))
+    except ValueError as error:
+        raise UsageError(
+            f"The cut-offs are {options.cut_offs!r}; two numbers with a comma between are needed, for example 1.0,1.75."
+        ) from error
+    settings = MeasureSettings(options.hot_spot_area, (low, high))
+    with _ProgressBar() as progress:
+        progress(0.0, "Reading")
+        result = read_map_folder(options.maps)
+        regions = read_regions(options.regions, result.mask.shape, result.affine)
+        measured = measure_regions(regions, result, settings, mirrors=options.mirror, progress=progress)
+        source = {
+            "maps": {"folder": str(options.maps), "provenance_sha256": sha256_of_file(options.maps / PROVENANCE)},
+            "regions": {"file": options.regions.name, "sha256": sha256_of_file(options.regions)},
+            "provenance": result.provenance,
+        }
+        write_measures(measured, options.output, settings=settings, affine=result.affine, source=source)
+    print(as_json(measures_as_dict(measured, settings, source)) if options.json else measures_as_text(measured))
+    for each in measured:
+        for note in each.notes:
+            print(f"{each.region.name}: {note}", file=sys.stderr)
+    if not options.json:
+        print(f"\nWritten to {options.output}. Research use only.")
     return 0
 
 

@@ -117,8 +117,8 @@ def voxel_status(
     values = np.full(curves.shape[0], Status.VALID, dtype=np.uint8)
     usable = ~invalid
     if usable.any():
-        noise_sd = _noise_sd(curves[usable, baseline])
-        values[usable & (lowest < NOISE_FLOOR_IN_SD * noise_sd)] = Status.SATURATED
+        floor = NOISE_FLOOR_IN_SD * noise_sd(curves[usable, baseline])
+        values[usable & (lowest < floor)] = Status.SATURATED
     values[invalid] = Status.INVALID_SAMPLES
     values[~positive[:, baseline].any(axis=-1)] = Status.NO_SIGNAL
     status[inside] = values
@@ -136,7 +136,7 @@ def _baseline_mean(signal: np.ndarray, baseline: slice) -> np.ndarray:
     return np.where(good, mean, np.nan)
 
 
-def _noise_sd(baseline_curves: np.ndarray) -> float:
+def noise_sd(baseline_curves: np.ndarray) -> float:
     """Return the typical SD of a single frame, from (V, n) baseline frames; 0 where there are fewer than two."""
     differences = np.diff(baseline_curves, axis=-1)
     if differences.size == 0:

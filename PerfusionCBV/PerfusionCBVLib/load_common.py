@@ -139,6 +139,18 @@ def require_plausible_size(shape: tuple[int, ...], name: str) -> None:
         )
 
 
+def grid_shift_mm(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
+    """Return the largest distance, mm, between the corners of two grids of one shape, given by their affines."""
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], indexing="ij")).reshape(3, -1)
+    shift = (one - other)[:3, :3] @ corners + (one - other)[:3, 3:]
+    return float(np.max(np.linalg.norm(shift, axis=0)))
+
+
+def same_grid(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> bool:
+    """Return whether two grids of one shape lie within a tenth of a voxel of each other."""
+    return grid_shift_mm(one, other, shape) <= 0.1 * float(np.linalg.norm(other[:3, :3], axis=0).min())
+
+
 def sha256_of_file(path: Path) -> str:
     """Return the SHA-256 of a file, read in pieces."""
     try:

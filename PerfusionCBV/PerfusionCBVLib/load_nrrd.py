@@ -59,7 +59,7 @@ def load_nrrd(
     """
     header, data = _read(path)
     time_axis = _time_axis(header, path.name)
-    affine = _affine(header, time_axis, path.name)
+    affine = nrrd_affine(header, time_axis, path.name)
     signal = np.moveaxis(data, time_axis, -1)
     frames = signal.shape[-1]
     if repetition_time_s is not None:
@@ -125,18 +125,25 @@ def _time_axis(header: Mapping[str, Any], name: str) -> int:
     return axes[0]
 
 
-def _affine(header: Mapping[str, Any], time_axis: int, name: str) -> np.ndarray:
+def nrrd_affine(header: Mapping[str, Any], other_axis: int | None, name: str) -> np.ndarray:
+    """Return voxel index to RAS, mm, (4, 4), leaving out the axis that is not one of space (time, layers), if any.
+
+    Raises
+    ------
+    GeometryError
+        The header gives no position and orientation, or none in mm.
+    """
     space = str(header.get("space", "")).lower().removesuffix("-time")
     space = _SHORT_SPACES.get(space, space)
     if space not in _TO_RAS or "space directions" not in header or "space origin" not in header:
         raise GeometryError(
             f"{name} gives no position and orientation in the patient (space is {space or 'missing'!r}). Save it from "
-            "Slicer as a volume sequence (.seq.nrrd), or convert it to NIfTI."
+            "Slicer, or convert it to NIfTI."
         )
     units = [str(unit) for unit in header.get("space units", [])]
     if any(unit not in ("", "mm") for unit in units):
         raise GeometryError(f"{name} gives positions in {', '.join(units)}; mm is needed. Save it again from Slicer.")
-    rows = [row for axis, row in enumerate(header["space directions"]) if axis != time_axis]
+    rows = [row for axis, row in enumerate(header["space directions"]) if axis != other_axis]
     directions = np.array(
         [np.full(3, np.nan) if row is None else np.asarray(row)[:3] for row in rows], dtype=np.float64
     )

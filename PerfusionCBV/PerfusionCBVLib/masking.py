@@ -10,6 +10,7 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 
 from PerfusionCBVLib.errors import GeometryError, QualityError, UnreadableInputError
+from PerfusionCBVLib.load_common import grid_shift_mm, same_grid
 from PerfusionCBVLib.series import DynamicSeries
 
 SCALP_FRACTION = 0.45
@@ -113,10 +114,8 @@ def validate_mask(mask: np.ndarray, series: DynamicSeries, affine: np.ndarray | 
         )
     if affine is not None:
         affine = np.asarray(affine, dtype=np.float64)
-        corners = np.array(np.meshgrid(*[(0, n - 1) for n in grid], indexing="ij")).reshape(3, -1)
-        shift = (affine - series.affine)[:3, :3] @ corners + (affine - series.affine)[:3, 3:]
-        off_mm = float(np.max(np.linalg.norm(shift, axis=0)))
-        if not off_mm <= 0.1 * min(series.voxel_size_mm):
+        off_mm = grid_shift_mm(affine, series.affine, grid)
+        if not same_grid(affine, series.affine, grid):
             raise GeometryError(
                 f"Mask and series have {_by(grid)} voxels but lie {off_mm:.1f} mm apart: the mask starts at "
                 f"{_point(affine)} with voxels of {_by(np.linalg.norm(affine[:3, :3], axis=0), 'mm')}, the series at "

@@ -46,7 +46,7 @@ def write_result(result: MapResult, folder: Path | str) -> list[Path]:
         maps = {name: {"unit": map_.unit, "description": map_.description} for name, map_ in result.maps.items()}
         provenance = {**result.provenance, "maps": maps, "files": [*names, PROVENANCE]}
         write_json(fresh / PROVENANCE, provenance)
-        _remove_earlier(folder)
+        remove_earlier(folder, PROVENANCE)
         for name in provenance["files"]:
             os.replace(fresh / name, folder / name)
     finally:
@@ -79,15 +79,22 @@ def _write_curves(path: Path, result: MapResult) -> None:
         writer.writerows(np.column_stack([result.series.times_s, *result.curves_per_s.values()]).tolist())
 
 
-def _remove_earlier(folder: Path) -> None:
-    path = folder / PROVENANCE
+def remove_earlier(folder: Path, listing: str) -> None:
+    """Remove the files of an earlier result, which stand under ``files`` in its listing, a JSON file of ours.
+
+    Raises
+    ------
+    UnreadableInputError
+        A file of the listing's name that is none.
+    """
+    path = folder / listing
     if not path.exists():
         return
     try:
         names = json.loads(path.read_text(encoding="utf-8"))["files"]
     except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
         raise UnreadableInputError(
-            f"{path} is not a provenance file of this program ({error}). Choose another output folder."
+            f"{path} is not a file of this program ({error}). Choose another output folder."
         ) from error
     for name in names:
         if Path(name).name == name:

@@ -333,7 +333,8 @@ def _outline(region: np.ndarray) -> np.ndarray:
 
 
 @cache
-def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    """Return the font of all pictures, at a size in pixels."""
     return ImageFont.load_default(size)
 
 
@@ -344,7 +345,7 @@ def _lettered(tile: Image.Image, view: SliceView, number: int) -> Image.Image:
         ((tile.width - 4, middle), right, "rm"),
         ((4, 3), str(number), "la"),
     ):
-        draw.text(place, text, anchor=anchor, font=_font(14), fill="white", stroke_width=1, stroke_fill="black")
+        draw.text(place, text, anchor=anchor, font=font(14), fill="white", stroke_width=1, stroke_fill="black")
     return tile
 
 
@@ -357,10 +358,10 @@ def _colour_bar(table: TableName, low: float, high: float, label: str) -> Image.
     for value in nice_ticks(low, high, 4):
         y = bottom - (value - low) / (high - low) * (bottom - top)
         draw.line((26, y, 31, y), fill="white")
-        draw.text((34, y), f"{value:.3g}", anchor="lm", font=_font(13), fill="white")
+        draw.text((34, y), f"{value:.3g}", anchor="lm", font=font(13), fill="white")
     name, _, unit = label.partition(" (")
-    draw.text((6, 1), name, font=_font(13), fill="white")
-    draw.text((6, 15), f"({unit}", font=_font(13), fill="white")
+    draw.text((6, 1), name, font=font(13), fill="white")
+    draw.text((6, 15), f"({unit}", font=font(13), fill="white")
     return bar
 
 
@@ -377,7 +378,7 @@ def _block(tiles: list[Image.Image], title: str, bar: Image.Image | None) -> Ima
     if bar:
         block.paste(bar, (columns * width, top))
     if title:
-        ImageDraw.Draw(block).text((6, 4), title, font=_font(16), fill="white")
+        ImageDraw.Draw(block).text((6, 4), title, font=font(16), fill="white")
     return block
 
 
@@ -389,7 +390,7 @@ def _stack(blocks: list[Image.Image]) -> Image.Image:
     for block in blocks:
         picture.paste(block, (0, y))
         y += block.height
-    ImageDraw.Draw(picture).text((6, y + 3), NOTICE, font=_font(13), fill="#dddddd")
+    ImageDraw.Draw(picture).text((6, y + 3), NOTICE, font=font(13), fill="#dddddd")
     return picture
 
 

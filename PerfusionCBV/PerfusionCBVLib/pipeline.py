@@ -21,6 +21,7 @@ from PerfusionCBVLib.normalize import find_nawm, normalise
 from PerfusionCBVLib.preparation import Prepared, find_mask_and_bolus, fit_leakage, prepare
 from PerfusionCBVLib.progress import Progress, part, silent
 from PerfusionCBVLib.quality import check
+from PerfusionCBVLib.recovery import percentage_signal_recovery
 from PerfusionCBVLib.result import MapResult
 from PerfusionCBVLib.series import DynamicSeries, ParameterMap
 from PerfusionCBVLib.settings import METHOD_TITLES, NETWORK_METHODS, Settings
@@ -129,7 +130,15 @@ def compute_maps(
         leakage = np.zeros_like(scaled)  # on this scale; without a reference region the maps share none
         if region is not None:
             leakage = prepared.volume(bsw.corrected_integral - bsw.integral) / np.float32(np.nanmean(classical[region]))
-        deviation = calibrated_deviation(deviation, scaled, leakage, found.card["measured"]["calibration"])
+        calibration = found.card["measured"]["calibration"]
+        deviation = calibrated_deviation(deviation, scaled, leakage, calibration)
+        k2 = prepared.volume(bsw.k2)
+        # One share for all voxels: what leakage adds to a voxel is its K2 times the area under the running integral.
+        leakage_over_k2_s = float(np.nansum(leakage * k2) / np.nansum(k2**2))
+        provenance["uncertainty"] = {
+            "scale": calibration["scale"],
+            "leakage_s": calibration["leakage"] * leakage_over_k2_s,
+        }
     clock.lap("reference")
 
     status = prepared.status.copy()
@@ -155,6 +164,8 @@ def compute_maps(
         maps["k2"] = ParameterMap("k2", prepared.volume(fit.k2), series.affine, "1/s", "Leakage rate K2")
     if fit.kep is not None:
         maps["kep"] = ParameterMap("kep", prepared.volume(fit.kep), series.affine, "1/s", "Washout rate kep")
+    recovery = prepared.volume(percentage_signal_recovery(moved.signal[prepared.usable], timing))
+    maps["psr"] = ParameterMap("psr", recovery, series.affine, "%", "Percentage signal recovery")
 
     leaking = _leaking(bsw)
     provenance["bolus"] = {

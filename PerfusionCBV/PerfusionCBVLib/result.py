@@ -22,7 +22,7 @@ class MapResult:
         As it was read.
     maps : dict of str to ParameterMap
         By file stem: ``rcbv`` (the chosen method); beside a network ``rcbv_classical``, ``disagreement`` and, where the
-        network knows it, ``uncertainty``; ``k1``, ``k2``, ``kep``.
+        network knows it, ``uncertainty``; ``k1``, ``k2``, ``kep``; ``psr``.
     baseline : (x, y, z) float32 array
         Mean signal before the bolus, the picture under the overlay.
     mask : (x, y, z) bool array

@@ -31,6 +31,7 @@ LEGEND_TITLES = {
     "k1": "K1",
     "k2": "K2, 1/s",
     "kep": "kep, 1/s",
+    "psr": "PSR, %",
 }
 
 COMPARE_LAYOUT, COMPARE_PLOT_LAYOUT = 26110, 26111

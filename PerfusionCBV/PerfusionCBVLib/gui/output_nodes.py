@@ -38,6 +38,7 @@ TITLES = {
     "k1": "K1",
     "k2": "K2",
     "kep": "kep",
+    "psr": "signal recovery",
     "baseline": "baseline",
     "regions": "regions",
     "curves": "curves",
@@ -51,7 +52,7 @@ QUANTITIES = {
     "ttp": ("113069", "DCM", "Time To Peak"),
     "tmax": ("113084", "DCM", "Tmax"),
 }
-UNITS = {"{ratio}": "ratio", "1": "no units", "1/s": "per second", "s": "second"}
+UNITS = {"{ratio}": "ratio", "1": "no units", "1/s": "per second", "s": "second", "%": "percent"}
 
 FAR = 1e6
 """Beyond every value of a map."""
@@ -177,7 +178,7 @@ def outputs(node: Any, method: str = "") -> dict[str, Any]:
     wanted = {
         **{role: (role, method) for role in ("rcbv", "disagreement", "uncertainty")},
         **({"rcbv_classical": ("rcbv", "bsw")} if method in NETWORK_METHODS else {}),
-        **{role: (role, _fitted_by(method)) for role in ("k1", "k2", "kep")},
+        **{role: (role, _fitted_by(method)) for role in ("k1", "k2", "kep", "psr")},
         **{role: (role, "") for role in SHARED_ROLES},
     }
     found = {name: _find(node, *key) for name, key in wanted.items()}

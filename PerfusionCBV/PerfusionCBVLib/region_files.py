@@ -1,0 +1,192 @@
+"""Regions from files: label maps in NIfTI or NRRD, and Slicer's segmentations (.seg.nrrd) with their names."""
+
+from __future__ import annotations
+
+import re
+import warnings
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import nrrd
+import numpy as np
+
+from PerfusionCBVLib.errors import GeometryError, UnreadableInputError
+from PerfusionCBVLib.load_common import require_plausible_size, same_grid
+from PerfusionCBVLib.load_nrrd import nrrd_affine
+from PerfusionCBVLib.regions import Region
+
+MOST_LABELS = 256
+"""A file with more different values is an image, not a label map."""
+
+
+def read_regions(path: Path | str, shape: tuple[int, int, int], affine: np.ndarray) -> tuple[Region, ...]:
+    """Return the segments of a file that lie on a map's own grid, in the file's order.
+
+    A label map gives a region for each whole number above 0, called ``label 1`` and so on; a segmentation of Slicer
+    gives its segments by their names, overlapping ones too. Empty segments are left out. A file that holds a part of
+    the map's grid only, voxel on voxel, is fine: Slicer saves what is drawn on.
+
+    Parameters
+    ----------
+    path : Path
+        .nii, .nii.gz, .nrrd, .nhdr or .seg.nrrd.
+    shape : (x, y, z)
+        The map's grid.
+    affine : (4, 4) array
+        The map's voxel index to RAS, mm.
+
+    Raises
+    ------
+    UnreadableInputError
+        The file can't be read, or holds no labels.
+    GeometryError
+        It lies on another grid.
+    """
+    path = Path(path)
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        values, own_affine = _read_nifti(path)
+        header: Mapping[str, Any] = {}
+    elif path.name.lower().endswith((".nrrd", ".nhdr")):
+        values, own_affine, header = _read_nrrd(path)
+    else:
+        raise UnreadableInputError(
+            f"{path.name} is no label file that can be read here. Give .nii, .nii.gz, .nrrd or .seg.nrrd."
+        )
+    _require_labels(values, path.name)
+    values = _on_grid(values, own_affine, shape, affine, path.name)
+    named = _segments(header, values.shape[0], path.name) or _labels(values)
+    regions = [Region(name, values[at] == label) for name, at, label in named if (values[at] == label).any()]
+    if not regions:
+        raise UnreadableInputError(f"{path.name} marks no voxel. Draw a region, or choose another file.")
+    twice = sorted({r.name for r in regions if [other.name for other in regions].count(r.name) > 1})
+    if twice:
+        raise UnreadableInputError(
+            f"{path.name} has several segments called {', '.join(twice)}; their measures could not be told apart. "
+            "Rename them."
+        )
+    return tuple(regions)
+
+
+def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        image: Any = nib.load(path)
+        shape = tuple(image.shape)
+        require_plausible_size(shape, path.name)
+        values = np.asanyarray(image.dataobj)
+    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
+        raise _unreadable(path, error) from error
+    if values.ndim > 3 and all(n == 1 for n in shape[3:]):
+        values = values.reshape(shape[:3])
+    if values.ndim != 3:
+        raise GeometryError(f"{path.name} has {values.ndim} dimensions; a label map has 3 (x, y, z).")
+    return values[np.newaxis], np.asarray(image.affine)
+
+
+def _read_nrrd(path: Path) -> tuple[np.ndarray, np.ndarray, Mapping[str, Any]]:
+    # StopIteration and TypeError: what pynrrd raises on an empty file and on one without data.
+    broken = (nrrd.NRRDError, ValueError, LookupError, TypeError, StopIteration, EOFError, OSError, zlib.error)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about repeated header fields, as in load_nrrd
+            sizes = tuple(int(n) for n in nrrd.read_header(str(path))["sizes"])
+            require_plausible_size(sizes, path.name)
+            values, header = nrrd.read(str(path), index_order="F")
+    except broken as error:
+        raise _unreadable(path, error) from error
+    if values.ndim not in (3, 4):
+        raise GeometryError(f"{path.name} has {values.ndim} dimensions; a segmentation has 3, or 4 with layers.")
+    layers = None
+    if values.ndim == 4:  # Slicer keeps overlapping segments in layers, along the axis without a direction in space
+        rows = [row is None or not np.isfinite(row).all() for row in header.get("space directions", [])]
+        if rows.count(True) != 1:
+            raise GeometryError(f"{path.name} does not say which of its 4 axes holds the layers. Save it from Slicer.")
+        layers = rows.index(True)
+        values = np.moveaxis(values, layers, 0)
+    else:
+        values = values[np.newaxis]
+    return values, nrrd_affine(header, layers, path.name), header
+
+
+def _on_grid(
+    values: np.ndarray, own_affine: np.ndarray, shape: tuple[int, int, int], affine: np.ndarray, name: str
+) -> np.ndarray:
+    """Return the layers on the map's grid; Slicer saves the part of a segmentation's grid that is drawn on."""
+    offset = np.linalg.solve(affine[:3, :3], own_affine[:3, 3] - affine[:3, 3])
+    start = np.round(offset).astype(int)
+    there = affine.copy()
+    there[:3, 3] += affine[:3, :3] @ start
+    own_shape = values.shape[1:]
+    if not same_grid(own_affine, there, own_shape):
+        raise GeometryError(
+            f"{name} is not on the maps' grid: it has {_by(own_shape)} voxels of "
+            f"{_by(np.linalg.norm(own_affine[:3, :3], axis=0))} mm, the maps {_by(shape)} of "
+            f"{_by(np.linalg.norm(affine[:3, :3], axis=0))} mm. Give the image that it was drawn on with --anatomy, or "
+            "draw it on the maps."
+        )
+    low, high = np.maximum(start, 0), np.minimum(start + own_shape, shape)
+    placed = np.zeros((values.shape[0], *shape), dtype=values.dtype)
+    if (high > low).all():
+        here = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        own = tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))
+        placed[(slice(None), *here)] = values[(slice(None), *own)]
+    lost = int(np.count_nonzero(values)) - int(np.count_nonzero(placed))
+    if lost:
+        raise GeometryError(
+            f"{lost} marked voxels of {name} lie beside the maps' grid of {_by(shape)} voxels. Draw the regions on the "
+            "maps, or give the image that they were drawn on with --anatomy."
+        )
+    return placed
+
+
+def _require_labels(values: np.ndarray, name: str) -> None:
+    if values.dtype.kind == "f":
+        whole = np.isfinite(values).all() and bool((values == np.round(values)).all())
+    else:
+        whole = values.dtype.kind in "iub"
+    if not whole or values.min() < 0 or np.unique(values).size > MOST_LABELS:
+        raise UnreadableInputError(
+            f"{name} is no label map: its values are not a few whole numbers from 0. Give a segmentation, not an image."
+        )
+
+
+def _segments(header: Mapping[str, Any], layers: int, name: str) -> list[tuple[str, int, int]]:
+    """Return (name, layer, label) of Slicer's segments; none for a plain label map."""
+    numbers = sorted(int(match[1]) for key in header if (match := re.fullmatch(r"Segment(\d+)_ID", str(key))))
+    try:
+        found = [
+            (
+                str(header.get(f"Segment{i}_Name", header[f"Segment{i}_ID"])),
+                int(header.get(f"Segment{i}_Layer", 0)),
+                int(header.get(f"Segment{i}_LabelValue", 1)),
+            )
+            for i in numbers
+        ]
+    except ValueError:
+        found = [(name, layers, 0)]
+    if any(layer >= layers or label < 1 for _, layer, label in found):
+        raise UnreadableInputError(f"The list of segments in {name} is damaged. Save it from Slicer again.")
+    return found
+
+
+def _labels(values: np.ndarray) -> list[tuple[str, int, int]]:
+    if values.shape[0] > 1:
+        return [(f"layer {i + 1} label {v}", i, int(v)) for i in range(values.shape[0]) for v in _present(values[i])]
+    return [(f"label {v}", 0, int(v)) for v in _present(values[0])]
+
+
+def _present(values: np.ndarray) -> list[int]:
+    return [int(v) for v in np.unique(values) if v > 0]
+
+
+def _unreadable(path: Path, error: Exception) -> UnreadableInputError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return UnreadableInputError(
+        f"{path} is missing, damaged or no label file ({reason}). Save it again as .nii.gz or .seg.nrrd."
+    )
+
+
+def _by(numbers: Any) -> str:
+    return " × ".join(f"{n:.4g}" for n in numbers)
