@@ -56,6 +56,7 @@ class PerfusionCBVWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ScriptedLoadableModuleWidget.setup(self)
         # Only now: at start-up Slicer imports this file, and nothing else of the extension.
         from PerfusionCBVLib.gui.display import MapDisplay
+        from PerfusionCBVLib.gui.exports import Exports
         from PerfusionCBVLib.gui.plots import CurvePlot
 
         panel = slicer.util.loadUI(self.resourcePath("UI/PerfusionCBV.ui"))
@@ -70,10 +71,9 @@ class PerfusionCBVWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             (self.ui.checkButton, self.onCheckButton),
             (self.ui.applyButton, self.onApplyButton),
             (self.ui.cancelButton, self.onCancelButton),
-            (self.ui.reportButton, self.onReportButton),
-            (self.ui.saveButton, self.onSaveButton),
         ):
             button.clicked.connect(slot)
+        self.exports = Exports(self)
         # These two have no connection to a parameter of their kind: several node types, and a part of a node.
         self.ui.inputSelector.currentNodeChanged.connect(self.onInputSelected)
         self.ui.referenceSegmentSelector.currentNodeChanged.connect(self.onReferenceSegmentChanged)
@@ -254,7 +254,7 @@ class PerfusionCBVWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._loaded(lambda progress: self.logic.loadSample(progress=progress), method="unet-gru")
 
     def _loaded(self, work, method="bsw"):
-        node = self._run(work, method)
+        node = self.run(work, method)
         if node is not None and self.parameters is not None:
             self.parameters.inputNode = node
 
@@ -270,7 +270,7 @@ class PerfusionCBVWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from PerfusionCBVLib.gui.panel_text import checked_text
 
         node, times = self.parameters.inputNode, typed_times(self.logic, self.parameters)
-        findings = self._run(lambda progress: self.logic.check(node, **times, progress=progress), "bsw")
+        findings = self.run(lambda progress: self.logic.check(node, **times, progress=progress), "bsw")
         if findings is not None:
             self._findings = findings
             self.ui.statusLabel.text = checked_text(findings)
@@ -284,7 +284,7 @@ class PerfusionCBVWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
         node, chosen, region = self.parameters.inputNode, settings(self.parameters), reference_segment(self.parameters)
         times = typed_times(self.logic, self.parameters)
-        nodes = self._run(
+        nodes = self.run(
             lambda progress: self.logic.process(node, chosen, reference=region, **times, progress=progress),
             chosen.method,
         )
@@ -304,7 +304,7 @@ class PerfusionCBVWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._cancelled = True
         self.ui.statusLabel.text = _("Cancelling ...")
 
-    def _run(self, work, method):
+    def run(self, work, method):
         """Return what work(progress) returns; None when it was cancelled or refused, which the user is told."""
         from PerfusionCBVLib.gui.running import run
 
@@ -320,22 +320,6 @@ class PerfusionCBVWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if ended.problem:
             slicer.util.errorDisplay(ended.problem)
         return ended.outcome
-
-    def onReportButton(self):
-        """Open the report in the browser."""
-        from PerfusionCBVLib.report import write_report
-
-        path = Path(slicer.app.temporaryPath) / "PerfusionCBV-report.html"
-        if self._run(lambda progress: write_report(self.logic.result, path), "bsw"):
-            qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(path)))
-
-    def onSaveButton(self):
-        """Write maps, report and provenance into a folder."""
-        from PerfusionCBVLib import write_result
-
-        folder = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("Folder for the result"))
-        if folder and self._run(lambda progress: write_result(self.logic.result, folder), "bsw"):
-            self.ui.statusLabel.text = _("Maps and report are in {folder}.").format(folder=folder)
 
 
 class PerfusionCBVLogic(ScriptedLoadableModuleLogic):
@@ -428,6 +412,20 @@ class PerfusionCBVLogic(ScriptedLoadableModuleLogic):
         from PerfusionCBVLib.gui.output_nodes import findings
 
         return findings(inputNode)
+
+    def measure(self, inputNode, segmentation, *, hot_spot_area_mm2, cut_offs, mirrors=False, progress=None):
+        """Measure every segment on the latest map of a series; return the table node."""
+        from PerfusionCBVLib.gui.logic import measure_node
+        from PerfusionCBVLib.measure import MeasureSettings
+
+        settings = MeasureSettings(hot_spot_area_mm2, tuple(cut_offs))
+        return measure_node(inputNode, segmentation, settings, mirrors=mirrors, progress=progress)
+
+    def writePage(self, inputNode, path, *, named=False, progress=None):
+        """Write the page for the referrer (.pdf or .html); `named` puts patient and study on it. Return its path."""
+        from PerfusionCBVLib.gui.logic import write_page_of
+
+        return write_page_of(inputNode, Path(path), named=named, progress=progress)
 
     def loadSample(self, progress=None):
         """Simulate the demonstration patient; return its sequence node."""

@@ -59,6 +59,10 @@ class _FileDialog:
     def getOpenFileName(parent=None, caption="", directory="", filters=""):
         return answers.get("file", "")
 
+    @staticmethod
+    def getSaveFileName(parent=None, caption="", directory="", filters=""):
+        return answers.get("save", "")
+
 
 class _DesktopServices:
     @staticmethod

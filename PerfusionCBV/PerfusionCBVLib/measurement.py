@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+KEY_MEASURES = (
+    "volume",
+    "rcbv_mean",
+    "rcbv_median",
+    "rcbv_p95",
+    "rcbv_hot_spot",
+    "ftb_low",
+    "ftb_middle",
+    "ftb_high",
+    "rcbv_over_mirror",
+    "psr_mean",
+    "k2_mean",
+)
+"""What a reader wants first; tables and files have everything."""
 
 
 @dataclass(frozen=True)
@@ -31,3 +47,8 @@ class Measurement:
     value: float
     unit: str
     standard_error: float | None = None
+
+
+def key_measurements(measurements: Sequence[Measurement]) -> tuple[Measurement, ...]:
+    """Return those of `KEY_MEASURES`, in that order."""
+    return tuple(each for name in KEY_MEASURES for each in measurements if each.name == name)

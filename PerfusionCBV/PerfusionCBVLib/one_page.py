@@ -15,7 +15,7 @@ from nibabel.orientations import apply_orientation
 from PerfusionCBVLib.charts import curve_chart
 from PerfusionCBVLib.errors import GeometryError, PerfusionError
 from PerfusionCBVLib.findings import Finding
-from PerfusionCBVLib.measurement import Measurement
+from PerfusionCBVLib.measurement import Measurement, key_measurements
 from PerfusionCBVLib.pictures import REGION_COLOURS, SliceView, inline_picture, reading_picture, slice_view, unit_text
 from PerfusionCBVLib.report import REFERENCE_TEXT, by_gravity
 from PerfusionCBVLib.settings import METHOD_TITLES, NETWORK_METHODS
@@ -28,7 +28,6 @@ PICTURE_WIDTHS_MM = (188, 170, 150, 130, 110, 90)
 
 MOST_FINDINGS = 4
 MOST_REGIONS = 4
-MOST_ROWS = 12
 SMALLEST_SECTION = 0.25
 """Of the largest section: smaller ones can't be the hottest slice, a few voxels are always hot."""
 
@@ -231,19 +230,16 @@ def _numbers(reading: Reading) -> str:
         return "<h2>Measures</h2><p>None: no region was given.</p>"
     shown = regions[:MOST_REGIONS]
     by_name: dict[str, dict[str, Measurement]] = {}
-    for each in reading.measurements:
+    for each in key_measurements(reading.measurements):
         by_name.setdefault(each.name, {})[each.region] = each
     head = "".join(f"<th>{escape(name)}</th>" for name in shown)
     rows = []
-    for measured in list(by_name.values())[:MOST_ROWS]:
+    for measured in by_name.values():
         first = next(iter(measured.values()))
         title = f"{first.title} ({unit_text(first.unit)})"
         cells = "".join(f"<td>{_value(measured.get(region))}</td>" for region in shown)
         rows.append(f"<tr><td>{escape(title)}</td>{cells}</tr>")
-    left_out = len(regions) - len(shown), len(by_name) - len(rows)
-    note = ""
-    if any(left_out):
-        note = f"<p>{left_out[0]} more regions and {left_out[1]} more measures are in the tables.</p>"
+    note = f"<p>{len(regions) - len(shown)} more regions are in the tables.</p>" if len(regions) > len(shown) else ""
     return f'<h2>Measures</h2><table class="numbers"><tr><th></th>{head}</tr>{"".join(rows)}</table>{note}'
 
 

@@ -17,14 +17,17 @@ from vtk.util import numpy_support
 from PerfusionCBVLib.errors import InputRefusedError, PerfusionError, TimingError, UsageError
 from PerfusionCBVLib.findings import Finding
 from PerfusionCBVLib.gui.input_nodes import ACQUISITION, INPUT_SHA256, NodeSeries, describe
+from PerfusionCBVLib.gui.measures import measured_regions, measurements_in_scene, publish_measures
 from PerfusionCBVLib.gui.output_nodes import layers_of, publish, unchanged_on_error
 from PerfusionCBVLib.gui.regions import region_on_series
+from PerfusionCBVLib.gui.scene_result import identity_in_scene, regions_in_scene, result_in_scene
 from PerfusionCBVLib.gui.words import finding_in_the_panel, in_the_panel
 from PerfusionCBVLib.gui.worker import run_in_background
 from PerfusionCBVLib.progress import Progress, silent
 from PerfusionCBVLib.settings import Settings
 
 if TYPE_CHECKING:  # they need packages that may not be installed yet
+    from PerfusionCBVLib.measure import MeasureSettings, RegionMeasures
     from PerfusionCBVLib.result import MapResult
     from PerfusionCBVLib.series import DynamicSeries
 
@@ -96,6 +99,57 @@ def process_node(
         if not slicer.mrmlScene.IsNodePresent(node):
             raise UsageError("The series was removed from the scene while its map was made. Load it again.")
         return result, publish(result, layers, node)
+
+
+def measure_node(
+    node: Any, segmentation: Any, settings: MeasureSettings, *, mirrors: bool, progress: Progress | None = None
+) -> Any:
+    """Measure the segments of a segmentation on the latest map of a series; return the table node.
+
+    Raises
+    ------
+    InputRefusedError, Cancelled, UsageError
+        The scene is as it was.
+    """
+    with _one_at_a_time():
+        result, inside = result_in_scene(node), regions_in_scene(segmentation, node)
+
+        def work(report: Progress) -> tuple[RegionMeasures, ...]:
+            from PerfusionCBVLib.measure import measure_regions
+            from PerfusionCBVLib.regions import Region
+
+            regions = [Region(name, voxels) for name, voxels in inside.items()]
+            return measure_regions(regions, result, settings, mirrors=mirrors, progress=report)
+
+        measured = _in_background(work, progress)
+        with unchanged_on_error():
+            return publish_measures(measured, settings, segmentation, inside, node)
+
+
+def write_page_of(node: Any, path: Path, *, named: bool, progress: Progress | None = None) -> Path:
+    """Write the page for the referrer about the latest map of a series and its measures; return its path.
+
+    Parameters
+    ----------
+    named : bool
+        Whether the page names patient and study, as the subject hierarchy knows them.
+
+    Raises
+    ------
+    PerfusionError, Cancelled
+    """
+    with _one_at_a_time():
+        result, measurements = result_in_scene(node), measurements_in_scene(node)
+        inside = measured_regions(node)
+        identity = identity_in_scene(node) if named else {}
+
+        def work(report: Progress) -> Path:
+            from PerfusionCBVLib.one_page import Reading, write_page
+
+            report(0.1, f"Writing {path.name}")
+            return write_page(Reading(result, inside, measurements, identity), path)
+
+        return _in_background(work, progress)
 
 
 def load_node(path: Path, progress: Progress | None = None) -> Any:

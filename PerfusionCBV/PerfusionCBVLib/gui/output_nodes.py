@@ -58,6 +58,7 @@ FAR = 1e6
 """Beyond every value of a map."""
 
 SEGMENTS = (("brain", "Brain", (0.3, 0.6, 1.0)), ("reference", "Reference region", (1.0, 0.8, 0.0)))
+TIME_COLUMN = "Time (s)"
 CURVE_COLUMNS = {"brain": "Brain", "reference": "Reference region", "leaking": "Leaking tissue"}
 
 
@@ -310,7 +311,7 @@ def _publish_regions(result: MapResult, run: _Run) -> None:
 def _publish_curves(result: MapResult, run: _Run) -> None:
     table = _node_for("curves", run.method, "vtkMRMLTableNode", run)
     table.RemoveAllColumns()
-    columns = {"Time (s)": result.series.times_s}
+    columns = {TIME_COLUMN: result.series.times_s}
     columns |= {CURVE_COLUMNS[name]: curve for name, curve in result.curves_per_s.items()}
     arrays = tuple(np.asarray(column, dtype=np.float64) for column in columns.values())
     slicer.util.updateTableFromArray(table, arrays, tuple(columns))

@@ -9,6 +9,7 @@ from slicer.i18n import tr as _
 
 from PerfusionCBVLib.findings import Finding
 from PerfusionCBVLib.gui.display import ROLE, missing_in_comparison
+from PerfusionCBVLib.gui.measures import measures_html
 from PerfusionCBVLib.gui.panel_text import (
     error_meaning,
     facts_text,
@@ -65,7 +66,8 @@ def show_state(
     show_series(ui, said, findings)
     show_method(ui, parameters)
     show_display(ui, parameters, outputs)
-    show_report(ui, result is not None and not busy)
+    show_measures(ui, parameters, outputs, busy)
+    show_report(ui, mapped="rcbv" in outputs and not busy, complete=result is not None and not busy)
     segment = reference_segment(parameters)
     reason = why_not(
         logic.describe(node, **typed_times(logic, parameters)) if there else None,
@@ -172,16 +174,35 @@ def _display_note(parameters: Any, outputs: dict[str, Any], blood: bool) -> str:
     return "" if blood else _("This map has its own colours and window.")
 
 
-def show_report(ui: Any, possible: bool) -> None:
-    """Enable what needs a result of this session."""
-    why = _("Press Apply first: the report is made from a result of this session.")
-    tips = {
-        ui.reportButton: _("Findings, maps, curves and settings as one page in the browser"),
-        ui.saveButton: _("Maps as NIfTI, report, pictures and provenance, into a folder"),
-    }
-    for button, tip in tips.items():
-        button.enabled = possible
-        button.toolTip = tip if possible else why
+def show_measures(ui: Any, parameters: Any, outputs: dict[str, Any], busy: bool) -> None:
+    """Show what was measured, and enable measuring where it can be done."""
+    why = ""
+    if "rcbv" not in outputs:
+        why = _("Press Apply first: there is no map of this series yet.")
+    elif parameters.measuredSegmentation is None:
+        why = _("Select the segmentation to measure. Draw it in the Segment Editor.")
+    elif parameters.lowCutOff >= parameters.highCutOff:
+        why = _("The first cut-off must lie below the second.")
+    _enable(ui.measureButton, _("Measure every segment on the map"), why, busy)
+    ui.measuresLabel.text = measures_html(parameters.inputNode)
+    ui.measuresLabel.visible = bool(ui.measuresLabel.text)
+
+
+def show_report(ui: Any, *, mapped: bool, complete: bool) -> None:
+    """Enable what needs a map in the scene, and what needs a result of this session."""
+    no_map = _("Press Apply first: there is no map of this series yet.")
+    no_result = _("Press Apply first: this is made from a result of this session.")
+    report = _("Findings, maps, curves and settings, all of them, in the browser")
+    page = _("Key slices, measures, findings and limits on one sheet, as PDF or HTML")
+    save = _("Maps as NIfTI, report, pictures and provenance, into a folder")
+    _enable(ui.pageButton, page, "" if mapped else no_map)
+    _enable(ui.reportButton, report, "" if complete else no_result)
+    _enable(ui.saveButton, save, "" if complete else no_result)
+
+
+def _enable(button: Any, tip: str, why_not: str, busy: bool = False) -> None:
+    button.enabled = not why_not and not busy
+    button.toolTip = why_not or tip
 
 
 def _show_row(label: Any, field: Any, visible: bool) -> None:

@@ -178,6 +178,14 @@ class PerfusionCBVParameterNode:
     showFit: bool = True
     showWindows: bool = True
 
+    measuredSegmentation: vtkMRMLSegmentationNode
+    hotSpotAreaMm2: Annotated[float, WithinRange(1, 500)] = 40.0
+    lowCutOff: Annotated[float, WithinRange(0.1, 10)] = 1.0
+    highCutOff: Annotated[float, WithinRange(0.1, 10)] = 1.75
+    mirror: bool = False
+
+    namePatient: bool = False
+
 
 def library_method(parameters: PerfusionCBVParameterNode) -> str:
     """Return the library's name of the method that the panel's two controls choose together."""

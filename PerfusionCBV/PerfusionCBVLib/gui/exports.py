@@ -1,0 +1,83 @@
+"""What the panel's last two sections do: measure segments, and take results out of Slicer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+NO_NETWORK = "bsw"
+"""These need what a classical map needs, not PyTorch."""
+
+
+class Exports:
+    """The slots of the buttons; what they need of the panel they take from its widget.
+
+    Parameters
+    ----------
+    widget : PerfusionCBVWidget
+    """
+
+    def __init__(self, widget: Any) -> None:
+        self._widget = widget
+        ui = widget.ui
+        for button, slot in (
+            (ui.measureButton, self.measure),
+            (ui.reportButton, self.open_report),
+            (ui.saveButton, self.save),
+            (ui.pageButton, self.write_page),
+        ):
+            button.clicked.connect(slot)
+
+    def measure(self) -> None:
+        """Measure the chosen segmentation on the map."""
+        parameters = self._widget.parameters
+        node, segmentation = parameters.inputNode, parameters.measuredSegmentation
+        area, cut_offs = parameters.hotSpotAreaMm2, (parameters.lowCutOff, parameters.highCutOff)
+        choices = {"hot_spot_area_mm2": area, "cut_offs": cut_offs, "mirrors": parameters.mirror}
+        logic = self._widget.logic
+        if self._run(lambda progress: logic.measure(node, segmentation, **choices, progress=progress)):
+            self._say(_("Measured. The table is in the Data module, and goes onto the page for the referrer."))
+
+    def open_report(self) -> None:
+        """Open the full report in the browser."""
+        from PerfusionCBVLib.report import write_report
+
+        path = Path(slicer.app.temporaryPath) / "PerfusionCBV-report.html"
+        if self._run(lambda progress: write_report(self._widget.logic.result, path)):
+            self._open(path)
+
+    def save(self) -> None:
+        """Write maps, report and provenance into a folder."""
+        from PerfusionCBVLib import write_result
+
+        folder = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("Folder for the result"))
+        if folder and self._run(lambda progress: write_result(self._widget.logic.result, folder)):
+            self._say(_("Maps and report are in {folder}.").format(folder=folder))
+
+    def write_page(self) -> None:
+        """Write the page for the referrer, and show it."""
+        kinds = _("Page") + " (*.pdf *.html)"
+        title = _("Page for the referrer")
+        chosen = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), title, "rCBV.pdf", kinds)
+        if not chosen:
+            return
+        node, named = self._widget.parameters.inputNode, self._widget.parameters.namePatient
+        logic = self._widget.logic
+        path = self._run(lambda progress: logic.writePage(node, chosen, named=named, progress=progress))
+        if path:
+            self._say(_("The page is in {path}.").format(path=path))
+            self._open(path)
+
+    def _run(self, work: Any) -> Any:
+        return self._widget.run(work, NO_NETWORK)
+
+    def _say(self, text: str) -> None:
+        self._widget.ui.statusLabel.text = text
+
+    @staticmethod
+    def _open(path: Path) -> None:
+        qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(path)))

@@ -1,0 +1,175 @@
+"""Measures of segments as a table node, and as a text for the panel."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import slicer
+import vtk
+from slicer.i18n import tr as _
+
+from PerfusionCBVLib.errors import UsageError
+from PerfusionCBVLib.gui.output_nodes import INPUT, ROLE, outputs, place, study_item
+from PerfusionCBVLib.gui.scene_result import regions_in_scene
+from PerfusionCBVLib.measurement import Measurement, key_measurements
+
+if TYPE_CHECKING:  # needs packages that may not be installed yet
+    from PerfusionCBVLib.measure import MeasureSettings, RegionMeasures
+
+MEASURES = "measures"
+SEGMENTATION, MAP = "PerfusionCBV.MeasuredSegmentation", "PerfusionCBV.MeasuredMap"
+NOTES, CHOICES = "PerfusionCBV.Notes", "PerfusionCBV.Settings"
+MAP_SHA256, REGIONS_SHA256 = "PerfusionCBV.MapSHA256", "PerfusionCBV.RegionsSHA256"
+"""Of what was measured: numbers of another map or of another drawing must not stand beside it."""
+
+COLUMNS = ("Region", "Name", "Measure", "Value", "Unit", "Standard error")
+NO_ERROR = ""
+
+
+def publish_measures(
+    measured: Sequence[RegionMeasures],
+    settings: MeasureSettings,
+    segmentation: Any,
+    inside: Mapping[str, np.ndarray],
+    node: Any,
+) -> Any:
+    """Put measures into the scene as a table; return its node. Those of an earlier measurement are replaced.
+
+    Parameters
+    ----------
+    measured : sequence of RegionMeasures
+    settings : MeasureSettings
+    segmentation : vtkMRMLSegmentationNode
+        That was measured.
+    inside : mapping of str to (x, y, z) bool array
+        Its segments, as they were measured.
+    node : vtkMRMLNode
+        The series.
+    """
+    table = measures_node(node)
+    if table is None:
+        table = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", f"{node.GetName()} measures")
+        table.SetAttribute(ROLE, MEASURES)
+        table.SetNodeReferenceID(INPUT, node.GetID())
+    rows = [row for each in measured for row in each.measurements]
+    texts = {
+        "Region": [row.region for row in rows],
+        "Name": [row.name for row in rows],
+        "Measure": [row.title for row in rows],
+        "Value": [repr(row.value) for row in rows],
+        "Unit": [row.unit for row in rows],
+        "Standard error": [NO_ERROR if row.standard_error is None else repr(row.standard_error) for row in rows],
+    }
+    table.RemoveAllColumns()
+    for name in COLUMNS:
+        column = vtk.vtkStringArray()
+        column.SetName(name)
+        for text in texts[name]:
+            column.InsertNextValue(text)
+        table.AddColumn(column)
+    table.SetNodeReferenceID(SEGMENTATION, segmentation.GetID())
+    shown = outputs(node)["rcbv"]
+    table.SetNodeReferenceID(MAP, shown.GetID())
+    table.SetAttribute(MAP_SHA256, _map_sha256(shown))
+    table.SetAttribute(REGIONS_SHA256, _regions_sha256(inside))
+    table.SetAttribute(NOTES, json.dumps([f"{each.region.name}: {note}" for each in measured for note in each.notes]))
+    table.SetAttribute(CHOICES, json.dumps([settings.hot_spot_area_mm2, *settings.cut_offs]))
+    place(table, study_item(node))
+    return table
+
+
+def measures_node(node: Any) -> Any:
+    """Return the table of the measures of a series, or None."""
+    for table in slicer.util.getNodesByClass("vtkMRMLTableNode"):
+        if table.GetAttribute(ROLE) == MEASURES and table.GetNodeReferenceID(INPUT) == node.GetID():
+            return table
+    return None
+
+
+def measured_regions(node: Any) -> dict[str, np.ndarray]:
+    """Return the segments, as voxels of the series, that its measures were made on; nothing where nothing was measured.
+
+    Raises
+    ------
+    UsageError
+        The segmentation was changed or removed since.
+    """
+    if not measurements_in_scene(node):
+        return {}
+    table = measures_node(node)
+    segmentation = table.GetNodeReference(SEGMENTATION)
+    inside = regions_in_scene(segmentation, node) if segmentation is not None else {}
+    if _regions_sha256(inside) != table.GetAttribute(REGIONS_SHA256):
+        raise UsageError("The segmentation was changed or removed since it was measured. Press Measure again.")
+    return inside
+
+
+def measurements_in_scene(node: Any) -> tuple[Measurement, ...]:
+    """Return what was measured on the latest map of a series, also in a scene that was loaded.
+
+    Nothing where nothing was measured, or where the map was made anew since.
+    """
+    table, shown = measures_node(node), outputs(node).get("rcbv")
+    if table is None or shown is None or table.GetAttribute(MAP_SHA256) != _map_sha256(shown):
+        return ()
+    content = table.GetTable()
+    rows = []
+    for number in range(table.GetNumberOfRows()):
+        cells = {name: content.GetColumnByName(name).GetValue(number) for name in COLUMNS}
+        error = cells["Standard error"]
+        rows.append(
+            Measurement(
+                region=cells["Region"],
+                name=cells["Name"],
+                title=cells["Measure"],
+                value=float(cells["Value"]),
+                unit=cells["Unit"],
+                standard_error=None if error == NO_ERROR else float(error),
+            )
+        )
+    return tuple(rows)
+
+
+def measures_html(node: Any) -> str:
+    """Return the measures of a series as the panel shows them, a column a segment; "" where nothing was measured."""
+    found = key_measurements(measurements_in_scene(node)) if node is not None else ()
+    if not found:
+        return ""
+    from PerfusionCBVLib.pictures import unit_text
+
+    regions = list(dict.fromkeys(each.region for each in found))
+    cells = {(each.name, each.region): _text(each) for each in found}
+    head = "".join(f"<th align='right'>{escape(region)}</th>" for region in regions)
+    lines = [f"<tr><th></th>{head}</tr>"]
+    for name, title in {each.name: f"{each.title} ({unit_text(each.unit)})" for each in found}.items():
+        values = "".join(f"<td align='right'>{cells.get((name, region), '')}</td>" for region in regions)
+        lines.append(f"<tr><td>{escape(title)}</td>{values}</tr>")
+    table = measures_node(node)
+    measured_map = table.GetNodeReference(MAP)
+    of = _("Of {map}.").format(map=measured_map.GetName()) if measured_map else _("The map was deleted since.")
+    notes = "".join(f"<br>{escape(note)}" for note in json.loads(table.GetAttribute(NOTES) or "[]"))
+    return f'<table cellspacing="3">{"".join(lines)}</table><p>{escape(of)}{notes}</p>'
+
+
+def _map_sha256(shown: Any) -> str:
+    return hashlib.sha256(np.ascontiguousarray(slicer.util.arrayFromVolume(shown)).tobytes()).hexdigest()
+
+
+def _regions_sha256(inside: Mapping[str, np.ndarray]) -> str:
+    found = hashlib.sha256()
+    for name, voxels in inside.items():
+        found.update(name.encode())
+        found.update(np.packbits(voxels).tobytes())
+    return found.hexdigest()
+
+
+def _text(measured: Measurement) -> str:
+    if measured.value != measured.value:
+        return _("no value")
+    error = measured.standard_error
+    return f"{measured.value:.3g}" + ("" if error is None else f" ± {error:.2g}")

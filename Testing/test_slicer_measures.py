@@ -1,0 +1,170 @@
+"""Measures and the page for the referrer from what the scene holds, on slicer-core's real MRML."""
+
+import json
+
+import numpy as np
+import pytest
+
+slicer = pytest.importorskip("slicer", reason="slicer-core is not installed: pip install '.[slicer]'")
+
+import slicer_scene
+from dsc_phantom import graded_head
+from PerfusionCBVLib import Settings, compute_maps
+from PerfusionCBVLib.errors import Cancelled, PerfusionError, UsageError
+from PerfusionCBVLib.gui import logic as work
+from PerfusionCBVLib.gui import output_nodes
+from PerfusionCBVLib.gui.measures import measurements_in_scene, measures_html, measures_node
+from PerfusionCBVLib.gui.regions import oriented_image
+from PerfusionCBVLib.gui.scene_result import result_in_scene
+from PerfusionCBVLib.measure import MeasureSettings, measure_regions
+from PerfusionCBVLib.regions import Region
+
+pytestmark = pytest.mark.slicer
+
+
+@pytest.fixture(scope="module")
+def head():
+    return graded_head(shape=(40, 46, 6), frames=40)
+
+
+@pytest.fixture(scope="module")
+def result(head):
+    return compute_maps(head.series, Settings(method="anchored-unet"))
+
+
+@pytest.fixture
+def node(head, result, tmp_path):
+    """A series with its maps, under a patient and a study as Slicer's DICOM module makes them."""
+    slicer_scene.start(tmp_path / "slicer")
+    sequence = work.add_sequence(work.Sequence.of(head.series))
+    sequence.SetName("DSC perfusion")
+    slicer_scene.update_proxies()
+    hierarchy = slicer.mrmlScene.GetSubjectHierarchyNode()
+    patient = hierarchy.CreateSubjectItem(hierarchy.GetSceneItemID(), "Petrenko")
+    hierarchy.SetItemAttribute(patient, "DICOM.PatientName", "Petrenko^Olena")
+    study = hierarchy.CreateStudyItem(patient, "Study")
+    hierarchy.SetItemAttribute(study, "DICOM.StudyDate", "20261122")
+    hierarchy.CreateItem(study, output_nodes.shown_node(sequence))
+    output_nodes.publish(result, output_nodes.layers_of(result), sequence)
+    return sequence
+
+
+@pytest.fixture
+def drawn(node, head):
+    """Two segments on the grid of the maps."""
+    baseline = output_nodes.outputs(node)["baseline"]
+    segmentation = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "drawn")
+    for name, inside in (("Tumour", head.lesion), ("White matter", head.white)):
+        image = oriented_image(inside, baseline)
+        segmentation.AddSegmentFromBinaryLabelmapRepresentation(image, name, (1, 0, 0), name.lower())
+    return segmentation
+
+
+def expected(result, head):
+    regions = [Region("Tumour", head.lesion), Region("White matter", head.white)]
+    return measure_regions(regions, result, MeasureSettings())
+
+
+def test_the_scene_gives_back_the_result_that_was_put_into_it(node, result):
+    found = result_in_scene(node)
+    assert found.maps.keys() == result.maps.keys()
+    for name, map_ in result.maps.items():
+        np.testing.assert_array_equal(found.maps[name].values, map_.values)
+        assert found.maps[name].unit == map_.unit
+    for name in ("baseline", "mask", "reference"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(result, name))
+    np.testing.assert_allclose(found.affine, result.affine)
+    np.testing.assert_allclose(found.times_s, result.series.times_s)
+    np.testing.assert_allclose(found.curves_per_s["brain"], result.curves_per_s["brain"])
+    assert [f.code for f in found.findings] == [f.code for f in result.findings]
+
+
+def test_measures_of_the_scene_are_the_librarys(node, drawn, result, head):
+    work.measure_node(node, drawn, MeasureSettings(), mirrors=False)
+    found = measurements_in_scene(node)
+    wanted = [row for each in expected(result, head) for row in each.measurements]
+    assert [(row.region, row.name, row.title, row.unit) for row in found] == [
+        (row.region, row.name, row.title, row.unit) for row in wanted
+    ]
+    np.testing.assert_array_equal([row.value for row in found], [row.value for row in wanted])
+    assert [row.standard_error for row in found] == [row.standard_error for row in wanted]
+
+
+def test_a_second_measurement_replaces_the_first(node, drawn):
+    first = work.measure_node(node, drawn, MeasureSettings(), mirrors=False)
+    rows = first.GetNumberOfRows()
+    second = work.measure_node(node, drawn, MeasureSettings(), mirrors=False)
+    assert second is first
+    assert second.GetNumberOfRows() == rows
+
+
+def test_measures_come_back_with_the_scene(node, drawn, tmp_path):
+    work.measure_node(node, drawn, MeasureSettings(), mirrors=True)
+    before, name, text = measurements_in_scene(node), node.GetName(), measures_html(node)
+    slicer_scene.save_bundle(tmp_path / "scene.mrb")
+    slicer_scene.open_bundle(tmp_path / "scene.mrb", tmp_path / "again")
+    again = slicer.util.getFirstNodeByClassByName("vtkMRMLSequenceNode", name)
+    assert [repr(row) for row in measurements_in_scene(again)] == [repr(row) for row in before]
+    assert measures_html(again) == text
+
+
+def test_measures_of_a_map_that_was_made_anew_are_not_mixed_with_it(node, drawn, head):
+    work.measure_node(node, drawn, MeasureSettings(), mirrors=False)
+    classical = compute_maps(head.series, Settings(method="bsw"))
+    output_nodes.publish(classical, output_nodes.layers_of(classical), node)
+    assert measurements_in_scene(node) == ()
+    assert measures_html(node) == ""
+
+
+def test_a_page_of_segments_that_were_redrawn_since_is_refused(node, drawn, head, tmp_path):
+    work.measure_node(node, drawn, MeasureSettings(), mirrors=False)
+    drawn.GetSegmentation().RemoveSegment("tumour")
+    with pytest.raises(UsageError, match="changed or removed since it was measured"):
+        work.write_page_of(node, tmp_path / "page.html", named=False)
+    slicer.mrmlScene.RemoveNode(drawn)
+    with pytest.raises(UsageError, match="changed or removed since it was measured"):
+        work.write_page_of(node, tmp_path / "page.html", named=False)
+
+
+def test_two_segments_of_one_name_are_refused_and_the_scene_stays(node, drawn):
+    drawn.GetSegmentation().GetSegment("white matter").SetName("Tumour")
+    before = slicer_scene.scene_contents()
+    with pytest.raises(UsageError, match="Two segments are called Tumour"):
+        work.measure_node(node, drawn, MeasureSettings(), mirrors=False)
+    assert slicer_scene.scene_contents() == before
+
+
+def test_a_cancelled_measurement_leaves_the_scene(node, drawn):
+    def stop(fraction, message):
+        raise Cancelled("Cancelled.")
+
+    with pytest.raises(Cancelled):
+        work.measure_node(node, drawn, MeasureSettings(), mirrors=False, progress=stop)
+    assert measures_node(node) is None
+
+
+def test_the_page_names_the_patient_only_when_asked(node, drawn, tmp_path):
+    work.measure_node(node, drawn, MeasureSettings(), mirrors=False)
+    work.write_page_of(node, tmp_path / "page.html", named=False)
+    unnamed = (tmp_path / "page.html").read_text("utf-8")
+    assert "Petrenko" not in unnamed
+    assert "20261122" not in unnamed
+    work.write_page_of(node, tmp_path / "page.html", named=True)
+    named = (tmp_path / "page.html").read_text("utf-8")
+    assert "<strong>Patient</strong> Petrenko Olena" in named
+    assert "<strong>Date</strong> 20261122" in named
+    assert "<th>Tumour</th>" in named
+
+
+def test_without_a_map_there_is_no_page(node, tmp_path):
+    slicer.mrmlScene.RemoveNode(output_nodes.outputs(node)["rcbv"])
+    with pytest.raises(PerfusionError, match="no map of this series"):
+        work.write_page_of(node, tmp_path / "page.html", named=False)
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_the_table_says_what_it_was_measured_with(node, drawn):
+    settings = MeasureSettings(hot_spot_area_mm2=25.0, cut_offs=(0.9, 2.0))
+    table = work.measure_node(node, drawn, settings, mirrors=False)
+    assert json.loads(table.GetAttribute("PerfusionCBV.Settings")) == [25.0, 0.9, 2.0]
+    assert any("rCBV ≥ 2" in row.title for row in measurements_in_scene(node))
