@@ -34,6 +34,8 @@ def main(folder):
         application.on_event = qt_slicer.start_qt().processEvents
         panel = qt_slicer.open_module(qt_slicer.load_module())
         from PerfusionCBVLib.gui import display, parameters, plots
+        from PerfusionCBVLib.simulate import demo_parameters, simulate
+        from PerfusionCBVLib.simulate.anatomy import TISSUES
 
         panel.loadMenu.actions()[2].trigger()  # the simulated patient
         slicer_scene.update_proxies()
@@ -43,7 +45,9 @@ def main(folder):
         compared = [SliceView(tag, (VIEW, VIEW)) for tag in display.TAGS]
         panel.parameters.method = parameters.Method.ANCHORED_UNET
         panel.ui.applyButton.click()
-        middle = tumour()
+        patient = simulate(demo_parameters())
+        enhancing = patient.tissue == TISSUES.index("enhancing")
+        middle = middle_of(enhancing, patient.series.affine)
         look_at(red, middle)
         save(red.render(), folder / "slicer-overlay.png")
         panel.parameters.view = parameters.View.COMPARE
@@ -57,6 +61,8 @@ def main(folder):
         chart = plots.chart_node()
         save(render_plot(chart), folder / "slicer-curves.png")
         picture_of(panel, folder / "slicer-panel.png")
+        measure(panel, {"Enhancing": enhancing, "Oedema": patient.tissue == TISSUES.index("oedema")})
+        picture_of_section(panel, panel.ui.measureCollapsibleButton, folder / "slicer-measures.png")
         for view in (red, *compared):
             view.close()
         qt_slicer.close_module()
@@ -67,16 +73,25 @@ def serve():
         slicer.app.processEvents()
 
 
-def tumour():
-    """Return the middle, RAS in mm, of the enhancing tissue in the slice that has most of it, from the truth."""
-    from PerfusionCBVLib.simulate import demo_parameters, simulate
-    from PerfusionCBVLib.simulate.anatomy import TISSUES
-
-    patient = simulate(demo_parameters())
-    inside = patient.tissue == TISSUES.index("enhancing")
+def middle_of(inside, affine):
+    """Return the middle, RAS in mm, of a region in the slice that has most of it."""
     k = inside.sum(axis=(0, 1)).argmax()
     i, j = np.argwhere(inside[..., k]).mean(axis=0)
-    return (patient.series.affine @ (i, j, k, 1.0))[:3]
+    return (affine @ (i, j, k, 1.0))[:3]
+
+
+def measure(panel, segments):
+    """Press Measure with these segments, as if they had been drawn."""
+    from PerfusionCBVLib.gui.regions import oriented_image
+
+    baseline = panel.logic.outputs(panel.parameters.inputNode)["baseline"]
+    drawn = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Drawn")
+    for name, inside in segments.items():
+        image = oriented_image(inside, baseline)
+        drawn.AddSegmentFromBinaryLabelmapRepresentation(image, name, (1.0, 0.4, 0.2), name)
+    panel.ui.measuredSegmentationSelector.setCurrentNode(drawn)
+    panel.ui.mirrorCheckBox.checked = True
+    panel.ui.measureButton.click()
 
 
 def rim(panel, middle):
@@ -118,6 +133,14 @@ def picture_of(panel, path):
         panel.parent.resize(PANEL_WIDTH, panel.parent.heightForWidth(PANEL_WIDTH))
         serve()
     panel.parent.grab().save(str(path))
+
+
+def picture_of_section(panel, section, path):
+    section.collapsed = False
+    for _ in range(3):
+        section.resize(PANEL_WIDTH, section.layout().totalSizeHint().height() + 30)
+        serve()
+    section.grab().save(str(path))
 
 
 def save(pixels, path):

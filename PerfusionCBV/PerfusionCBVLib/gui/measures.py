@@ -77,7 +77,10 @@ def publish_measures(
     table.SetNodeReferenceID(MAP, shown.GetID())
     table.SetAttribute(MAP_SHA256, _map_sha256(shown))
     table.SetAttribute(REGIONS_SHA256, _regions_sha256(inside))
-    table.SetAttribute(NOTES, json.dumps([f"{each.region.name}: {note}" for each in measured for note in each.notes]))
+    notes = [
+        note if each.region.name in note else f"{each.region.name}: {note}" for each in measured for note in each.notes
+    ]
+    table.SetAttribute(NOTES, json.dumps(notes))
     table.SetAttribute(CHOICES, json.dumps([settings.hot_spot_area_mm2, *settings.cut_offs]))
     place(table, study_item(node))
     return table
