@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -322,10 +323,12 @@ def _standard_errors(
     if shared is None or not {"uncertainty", "k2"} <= set(maps) or not inside.any():
         return {}
     rcbv, uncertainty, k2 = (maps[name].values for name in ("rcbv", "uncertainty", "k2"))
-    both = inside if opposite is None else inside | opposite
-    copies = noisy_copies(rcbv, both, uncertainty, k2, shared, maps["rcbv"].affine)
-    own, other = inside[both], None if opposite is None else opposite[both]
-    measured = [list(statistics(copy[own], None if other is None else copy[other]).values()) for copy in copies]
+    affine = maps["rcbv"].affine
+    copies = noisy_copies(rcbv, inside, uncertainty, k2, shared, affine)
+    across: Iterable[np.ndarray | None] = itertools.repeat(None)
+    if opposite is not None and opposite.any():
+        across = noisy_copies(rcbv, opposite, uncertainty, k2, shared, affine, stream=1)
+    measured = [list(statistics(own, other).values()) for own, other in zip(copies, across, strict=False)]
     spread = dict(zip(found, np.std(measured, axis=0, ddof=1), strict=True))
     return {name: float(sd) for name, sd in spread.items() if np.isfinite(sd) and name != "rcbv_sd"}
 
