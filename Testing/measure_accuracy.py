@@ -92,9 +92,12 @@ def study(parameters, found, rng):
                     z = (value - wanted[measure][0]) / error
                     found.setdefault(("cover", kind, measure), []).append(abs(z))
         if method == "anchored-unet":
-            correlation(
-                rcbv - subject.truth["rcbv"], result.maps["uncertainty"].values, defined & (subject.tissue < 4), found
-            )
+            shared = result.provenance["uncertainty"]
+            sd, k2 = (result.maps[key].values for key in ("uncertainty", "k2"))
+            rest = sd**2 - (shared["scale"] * rcbv) ** 2 - (shared["leakage_s"] * k2) ** 2
+            z = (rcbv - subject.truth["rcbv"]) / np.sqrt(np.maximum(rest, 1e-6))
+            for where, tissues in (("normal tissue", (2, 3)), ("tumour", (5,))):
+                correlation(z, defined & np.isin(subject.tissue, tissues), where, found)
 
 
 def correlation(z, inside, where, found):
