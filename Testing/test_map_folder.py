@@ -37,6 +37,7 @@ def test_maps_mask_reference_and_provenance_come_back(folder, result):
         np.testing.assert_allclose(map_.affine, result.series.affine, atol=1e-5)
     np.testing.assert_array_equal(found.mask, result.mask)
     np.testing.assert_array_equal(found.reference, result.reference)
+    np.testing.assert_array_equal(found.status, result.status)
     assert found.provenance["settings"]["method"] == "bsw"
     assert "psr.nii.gz" in found.provenance["files"]
 

@@ -1,13 +1,18 @@
 """Measures of regions whose numbers are known, and of a head that is mapped."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from dsc_phantom import graded_head
 from PerfusionCBVLib import Cancelled, ParameterMap, Settings, compute_maps
+from PerfusionCBVLib.concentration import Status
 from PerfusionCBVLib.errors import GeometryError, UsageError
 from PerfusionCBVLib.measure import MeasureSettings, measure_region, measure_regions, rcbv_histogram
 from PerfusionCBVLib.regions import Region
+from PerfusionCBVLib.simulate import demo_parameters, simulate
+from PerfusionCBVLib.simulate.anatomy import TISSUES
 
 AFFINE = np.diag([2.0, 2.0, 5.0, 1.0])
 SHAPE = (30, 30, 6)
@@ -208,6 +213,22 @@ def test_mirror_image_of_the_lesion_is_white_matter_or_a_note_says_why_not(head,
     assert "rcbv_mirror" not in {row.name for row in none.measurements}
 
 
+def test_a_note_says_where_the_bolus_reaches_the_noise(head, mapped):
+    status = mapped.status.copy()
+    [quiet] = measure_regions([Region("lesion", head.lesion)], mapped)
+    assert not [note for note in quiet.notes if "noise" in note]
+    hot = np.argwhere(quiet.hot_spot)[0]
+    status[tuple(hot)] = Status.SATURATED
+    [found] = measure_regions([Region("lesion", head.lesion)], replace(mapped, status=status))
+    assert any("the hot spot included" in note for note in found.notes)
+    status[head.lesion & ~quiet.hot_spot] = Status.SATURATED
+    status[quiet.hot_spot] = Status.VALID
+    [found] = measure_regions([Region("lesion", head.lesion)], replace(mapped, status=status))
+    [note] = [note for note in found.notes if "noise" in note]
+    assert "hot spot" not in note
+    assert int(note.split("%")[0].split()[-1]) > 50
+
+
 def test_network_map_has_standard_errors_that_hold_the_truth_of_the_lesion(head, network):
     [lesion] = measure_regions([Region("lesion", head.lesion)], network, mirrors=True)
     rows = {row.name: row for row in lesion.measurements}
@@ -236,6 +257,26 @@ def test_uncertainty_holds_no_less_than_its_shared_parts(head, network):
     bsw, integral = (one.maps["rcbv"].values * lev for one, lev in zip(both, level, strict=True))
     leakage = (bsw - integral)[head.lesion] / level[0]
     np.testing.assert_allclose(shared["leakage_s"] / 0.8 * k2[head.lesion], leakage, atol=0.01)
+
+
+def test_burden_of_a_simulated_tumour_is_within_3_points_of_the_truth_at_snr_50():
+    """The demonstration patient; `measure_accuracy.py` says how many of other patients are."""
+    drawn = demo_parameters()
+    patient = simulate(replace(drawn, disturbance=replace(drawn.disturbance, snr=50.0)))
+    result = compute_maps(patient.series, Settings(method="anchored-unet"))
+    parts = [TISSUES.index(name) for name in ("necrosis", "enhancing", "infiltration")]
+    inside = np.isin(patient.tissue, parts) & patient.brain & ~patient.vessel
+    truth = ParameterMap("rcbv", patient.truth["rcbv"], patient.series.affine, "{ratio}", "")
+    found, expected = (
+        {row.name: row.value for row in measure_region(Region("tumour", inside), maps, NAWM).measurements}
+        for maps in (result.maps, {"rcbv": truth})
+    )
+    for name in ("ftb_low", "ftb_middle", "ftb_high"):
+        assert found[name] == pytest.approx(expected[name], abs=3.0)
+        assert 1.0 < expected[name] < 90.0
+    # The truth's own classes, counted without the library.
+    rcbv = patient.truth["rcbv"][inside]
+    assert expected["ftb_middle"] == pytest.approx(100 * np.mean((rcbv > 1) & (rcbv < 1.75)))
 
 
 def test_cancelling_passes_through(head, mapped):

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from PerfusionCBVLib.concentration import Status
 from PerfusionCBVLib.errors import GeometryError, QualityError, UsageError
 from PerfusionCBVLib.hot_spot import DiscPlaces, disc_places
 from PerfusionCBVLib.map_errors import noisy_copies, shared_errors
@@ -27,6 +28,9 @@ FEW_VOXELS = 20
 
 WITHOUT_VALUE = 0.05
 """Share of a region without a value from which a note says so."""
+
+SATURATED = 0.02
+"""Share of a region whose signal reaches the noise floor from which a note says so."""
 
 _OTHER_MAPS = {"k2": "leakage K2", "psr": "percentage signal recovery", "srcbv": "standardised rCBV"}
 
@@ -120,6 +124,9 @@ class Mapped(Protocol):
     def mask(self) -> np.ndarray: ...  # noqa: D102
 
     @property
+    def status(self) -> np.ndarray: ...  # noqa: D102
+
+    @property
     def provenance(self) -> dict[str, Any]: ...  # noqa: D102
 
 
@@ -165,6 +172,7 @@ def measure_regions(
             except QualityError as error:
                 notes = (str(error),)
         found = measure_region(region, maps, result.provenance, settings, mirror=mirror)
+        notes += _saturation(found, result.status == Status.SATURATED)
         measured.append(replace(found, notes=(*found.notes, *notes)))
     progress(1.0, "Measured")
     return tuple(measured)
@@ -368,6 +376,17 @@ def _titles(settings: MeasureSettings) -> dict[str, str]:
         "rcbv_mirror": "Mean rCBV of the mirror image",
         "rcbv_over_mirror": "Mean rCBV over that of the mirror image",
     }
+
+
+def _saturation(measured: RegionMeasures, saturated: np.ndarray) -> tuple[str, ...]:
+    """Return a note where the bolus reaches the noise floor in a part of the region that counts, else nothing."""
+    share = measured.region.share
+    part = float(share[saturated].sum(dtype=np.float64) / share.sum(dtype=np.float64))
+    in_hot_spot = bool((measured.hot_spot & saturated).any())
+    if part < SATURATED and not in_hot_spot:
+        return ()
+    where = f"{part:.0%} of the volume" + (", the hot spot included" if in_hot_spot else "")
+    return (f"The bolus takes the signal down to the noise in {where}: read rCBV there as “at least”.",)
 
 
 def _notes(
