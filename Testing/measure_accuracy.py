@@ -34,7 +34,6 @@ METHODS = ("bsw", "anchored-unet")
 CLASSES = ("ftb_low", "ftb_middle", "ftb_high")
 COVERED = ("rcbv_mean", "rcbv_median", "rcbv_p90", "rcbv_hot_spot", "ftb_low", "ftb_high", "rcbv_over_mirror")
 TUMOUR = ("enhancing", "infiltration", "oedema")
-STEPS = (1, 2, 3, 4)  # voxels of 2.5 mm
 
 
 def regions_of(subject, defined, rng):
@@ -93,17 +92,27 @@ def study(parameters, found, rng):
                     z = (value - wanted[measure][0]) / error
                     found.setdefault(("cover", kind, measure), []).append(abs(z))
         if method == "anchored-unet":
-            correlation(
-                rcbv - subject.truth["rcbv"], result.maps["uncertainty"].values, defined & (subject.tissue < 4), found
-            )
+            shared = result.provenance["uncertainty"]
+            sd, k2 = (result.maps[key].values for key in ("uncertainty", "k2"))
+            rest = sd**2 - (shared["scale"] * rcbv) ** 2 - (shared["leakage_s"] * k2) ** 2
+            z = (rcbv - subject.truth["rcbv"]) / np.sqrt(np.maximum(rest, 1e-6))
+            for where, tissues in (("normal tissue", (2, 3)), ("tumour", (5,))):
+                correlation(z, defined & np.isin(subject.tissue, tissues), where, found)
 
 
-def correlation(error, uncertainty, where, found):
-    """Add the correlation of the brain's error, over its standard deviation, by steps along a row."""
-    z = np.where(where, error / uncertainty, np.nan)
+def correlation(z, inside, where, found):
+    """Add the correlation of an error, over its own standard deviation, by steps along rows and across slices."""
+    if inside.sum() < 200:
+        return
+    z = np.where(inside, z, np.nan)
     z -= np.nanmean(z)
-    for step in STEPS:
-        found.setdefault(("along", step), []).append(np.nanmean(z[step:] * z[:-step]) / np.nanmean(z**2))
+    for axis, steps in ((0, (1, 2, 3, 4)), (2, (1, 2))):
+        along = np.moveaxis(z, axis, 0)
+        for step in steps:
+            products = along[step:] * along[:-step]
+            if np.isfinite(products).any():
+                apart_mm = step * SCAN["voxel_size_mm"][axis]
+                found.setdefault(("along", where, axis, apart_mm), []).append(np.nanmean(products) / np.nanmean(z**2))
 
 
 def main():
@@ -124,21 +133,27 @@ def main():
                 continue
             patients += 1
         print(f"\n{patients} patients at SNR 50, {'without motion, glitches and drift' if still else 'as drawn'}\n")
-        print("| map | tumours | mean rCBV, median error | largest error of a class, points: median, 90th percentile "
-              "| all classes within 3 points |\n|---|---|---|---|---|")  # fmt: skip
+        print("| map | tumours | mean rCBV, median error | mean error of low, middle, high, points "
+              "| largest error of a class, points: median, 90th percentile | all classes within 3 points |"
+              "\n|---|---|---|---|---|---|")  # fmt: skip
         for key, rows in found.items():
             if isinstance(key, str):
                 errors = np.array(rows)
                 worst = np.abs(errors[:, :3]).max(axis=1)
-                print(f"| {key} | {len(rows)} | {np.median(np.abs(errors[:, 3])):.1%} | {np.median(worst):.1f}, "
+                print(f"| {key} | {len(rows)} | {np.median(np.abs(errors[:, 3])):.1%} | "
+                      + ", ".join(f"{e:+.1f}" for e in errors[:, :3].mean(axis=0)) + f" | {np.median(worst):.1f}, "
                       f"{np.percentile(worst, 90):.1f} | {np.sum(worst <= 3)} |")  # fmt: skip
         print("\n| measure | region | n | within 1 SE, % | within 1.96 SE, % |\n|---|---|---|---|---|")
         for key, values in found.items():
             if key[0] == "cover":
                 z = np.array(values)
                 print(f"| {key[2]} | {key[1]} | {z.size} | {np.mean(z < 1):.0%} | {np.mean(z < 1.96):.0%} |")
-        along = (f"{step * 2.5:g} mm {np.mean(found['along', step]):.2f}" for step in STEPS)
-        print("\nCorrelation of the error with distance: " + ", ".join(along), flush=True)
+        print("\nCorrelation of the network's own error with distance:")
+        for key, values in found.items():
+            if key[0] == "along":
+                way = "along rows" if key[2] == 0 else "across slices"
+                print(f"{key[1]}, {way}, {key[3]:g} mm: {np.mean(values):.2f}")
+        print(flush=True)
 
 
 if __name__ == "__main__":

@@ -256,3 +256,55 @@ def test_demo_maps_with_the_network_and_writes_the_classical_map_beside_it(capsy
     provenance = json.loads((tmp_path / "provenance.json").read_text("utf-8"))
     assert provenance["settings"]["method"] == "anchored-unet"
     assert len(provenance["network"]["weights_sha256"]) == 64
+
+
+# --- measure ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def labels(head, tmp_path_factory):
+    path = tmp_path_factory.mktemp("labels") / "segments.nii.gz"
+    values = np.where(head.lesion, 1, 2 * head.white).astype(np.uint8)
+    nib.save(nib.Nifti1Image(values, head.series.affine), path)
+    return path
+
+
+def test_measure_writes_the_lesions_numbers(capsys, written, labels, tmp_path):
+    code, out, err = run(capsys, "measure", written, "--regions", labels, "--output", tmp_path, "--mirror")
+    assert code == 0
+    assert {"measures.csv", "measures.json", "histogram.png"} <= {path.name for path in tmp_path.iterdir()}
+    content = json.loads((tmp_path / "measures.json").read_text("utf-8"))
+    found = {row["name"]: row["value"] for row in content["regions"][0]["measurements"]}
+    assert found["rcbv_mean"] == pytest.approx(3.0, rel=0.06)
+    assert found["ftb_high"] == pytest.approx(100.0, abs=0.5)
+    assert content["source"]["provenance"]["settings"]["method"] == "bsw"
+    assert "label 1" in out
+    assert "Mean rCBV " in out
+    assert "label 2: label 2 reaches across the midline" in err  # and is measured without a mirror image
+
+
+def test_measure_follows_its_options_and_prints_json(capsys, written, labels, tmp_path):
+    code, out, _ = run(
+        capsys, "measure", written, "--regions", labels, "--output", tmp_path, "--json",
+        "--hot-spot-area", 25, "--cut-offs", "2.9,3.5",
+    )  # fmt: skip
+    content = json.loads(out)
+    assert code == 0
+    assert content["settings"] == {"hot_spot_area_mm2": 25.0, "cut_offs": [2.9, 3.5]}
+    found = {row["name"]: row["value"] for row in content["regions"][0]["measurements"]}
+    assert found["ftb_high"] < 60
+    assert found["rcbv_hot_spot"] > found["rcbv_mean"]
+
+
+def test_measure_refuses_what_it_cannot_measure_in_one_line(capsys, written, labels, head, tmp_path):
+    out = tmp_path / "out"
+    refused(*run(capsys, "measure", tmp_path, "--regions", labels, "--output", out)[::2], "provenance.json", "map")
+    refused(*run(capsys, "measure", written, "--regions", written / "none.nii.gz", "--output", out)[::2], "none")
+    other = tmp_path / "t1.nii.gz"
+    nib.save(nib.Nifti1Image(np.ones((40, 40, 40), np.uint8), np.eye(4)), other)
+    refused(*run(capsys, "measure", written, "--regions", other, "--output", out)[::2], "grid", "--anatomy")
+    assert not out.exists()
+    for options in (("--cut-offs", "2"), ("--cut-offs", "2,1"), ("--cut-offs", "a,b"), ("--hot-spot-area", "-3")):
+        code, _, err = run(capsys, "measure", written, "--regions", labels, "--output", out, *options)
+        assert (code, err.count("\n")) == (2, 1)
+    assert not out.exists()

@@ -256,7 +256,7 @@ def test_another_method_makes_its_own_map_and_shares_baseline_and_regions(logic,
     integral = logic.process(node, Settings(method="integral"))
     assert integral["rcbv"] is not bsw["rcbv"]
     assert integral["regions"] is bsw["regions"]
-    assert set(logic.outputs(node)) == {"rcbv", "baseline", "regions", "curves"}
+    assert set(logic.outputs(node)) == {"rcbv", "psr", "baseline", "regions", "curves"}
     assert logic.outputs(node, "bsw") == bsw
     assert logic.outputs(node, "captk") == {}
 

@@ -96,16 +96,17 @@ def disc_places(inside: np.ndarray, affine: np.ndarray, area_mm2: float) -> Disc
     UsageError
         The area is not positive.
     """
+    inside = np.ascontiguousarray(inside)
     across = slice_axis(affine)
     spacing = np.delete(np.linalg.norm(affine[:3, :3], axis=0), across)
     kernel = np.expand_dims(disc_kernel(area_mm2, (float(spacing[0]), float(spacing[1]))), across)
     fits = ndimage.binary_erosion(inside, kernel > 0)
-    number = np.full(inside.shape, -1)
+    number = np.zeros(inside.shape, dtype=np.int32)
     number[inside] = np.arange(np.count_nonzero(inside))
-    centres = np.array(np.nonzero(fits))  # (3, P)
-    offsets = np.array(np.nonzero(kernel)) - np.array(kernel.shape)[:, np.newaxis] // 2  # (3, K)
-    voxels = centres[:, :, np.newaxis] + offsets[:, np.newaxis, :]
-    columns = number[tuple(voxels)]  # (P, K)
+    # Steps in the flat array: the disc lies inside the region, so that none leaves its row.
+    steps = np.array(inside.strides) // inside.itemsize
+    offsets = (np.array(np.nonzero(kernel)).T - np.array(kernel.shape) // 2) @ steps  # (K,)
+    columns = number.ravel()[np.flatnonzero(fits)[:, np.newaxis] + offsets]  # (P, K)
     places, parts = columns.shape
     weights = sparse.csr_array(
         (np.tile(kernel[kernel > 0], places), columns.ravel(), np.arange(places + 1) * parts),

@@ -38,6 +38,8 @@ class MapFolder:
     mask : (x, y, z) bool array
         Brain.
     reference : (x, y, z) bool array or None
+    status : (x, y, z) uint8 array
+        See `concentration.Status`.
     provenance : dict
     """
 
@@ -45,6 +47,7 @@ class MapFolder:
     maps: dict[str, ParameterMap]
     mask: np.ndarray
     reference: np.ndarray | None
+    status: np.ndarray
     provenance: dict[str, Any]
 
     @property
@@ -76,7 +79,8 @@ def read_map_folder(folder: Path | str) -> MapFolder:
             maps[name] = ParameterMap(name, values, affine, _FIXED_UNITS.get(name, unit), description)
     mask = _on_grid(folder / "mask.nii.gz", rcbv.shape, affine) > 0
     reference = None if kind == "none" else _on_grid(folder / "reference.nii.gz", rcbv.shape, affine) > 0
-    return MapFolder(folder, maps, mask, reference, provenance)
+    status = _on_grid(folder / "status.nii.gz", rcbv.shape, affine).astype(np.uint8)
+    return MapFolder(folder, maps, mask, reference, status, provenance)
 
 
 def _read_provenance(folder: Path) -> dict[str, Any]:

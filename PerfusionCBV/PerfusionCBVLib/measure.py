@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
+from PerfusionCBVLib.concentration import Status
 from PerfusionCBVLib.errors import GeometryError, QualityError, UsageError
 from PerfusionCBVLib.hot_spot import DiscPlaces, disc_places
 from PerfusionCBVLib.map_errors import noisy_copies, shared_errors
@@ -26,6 +28,9 @@ FEW_VOXELS = 20
 
 WITHOUT_VALUE = 0.05
 """Share of a region without a value from which a note says so."""
+
+SATURATED = 0.02
+"""Share of a region whose signal reaches the noise floor from which a note says so."""
 
 _OTHER_MAPS = {"k2": "leakage K2", "psr": "percentage signal recovery", "srcbv": "standardised rCBV"}
 
@@ -119,6 +124,9 @@ class Mapped(Protocol):
     def mask(self) -> np.ndarray: ...  # noqa: D102
 
     @property
+    def status(self) -> np.ndarray: ...  # noqa: D102
+
+    @property
     def provenance(self) -> dict[str, Any]: ...  # noqa: D102
 
 
@@ -164,6 +172,7 @@ def measure_regions(
             except QualityError as error:
                 notes = (str(error),)
         found = measure_region(region, maps, result.provenance, settings, mirror=mirror)
+        notes += _saturation(found, result.status == Status.SATURATED)
         measured.append(replace(found, notes=(*found.notes, *notes)))
     progress(1.0, "Measured")
     return tuple(measured)
@@ -322,10 +331,12 @@ def _standard_errors(
     if shared is None or not {"uncertainty", "k2"} <= set(maps) or not inside.any():
         return {}
     rcbv, uncertainty, k2 = (maps[name].values for name in ("rcbv", "uncertainty", "k2"))
-    both = inside if opposite is None else inside | opposite
-    copies = noisy_copies(rcbv, both, uncertainty, k2, shared, maps["rcbv"].affine)
-    own, other = inside[both], None if opposite is None else opposite[both]
-    measured = [list(statistics(copy[own], None if other is None else copy[other]).values()) for copy in copies]
+    affine = maps["rcbv"].affine
+    copies = noisy_copies(rcbv, inside, uncertainty, k2, shared, affine)
+    across: Iterable[np.ndarray | None] = itertools.repeat(None)
+    if opposite is not None and opposite.any():
+        across = noisy_copies(rcbv, opposite, uncertainty, k2, shared, affine, stream=1)
+    measured = [list(statistics(own, other).values()) for own, other in zip(copies, across, strict=False)]
     spread = dict(zip(found, np.std(measured, axis=0, ddof=1), strict=True))
     return {name: float(sd) for name, sd in spread.items() if np.isfinite(sd) and name != "rcbv_sd"}
 
@@ -365,6 +376,17 @@ def _titles(settings: MeasureSettings) -> dict[str, str]:
         "rcbv_mirror": "Mean rCBV of the mirror image",
         "rcbv_over_mirror": "Mean rCBV over that of the mirror image",
     }
+
+
+def _saturation(measured: RegionMeasures, saturated: np.ndarray) -> tuple[str, ...]:
+    """Return a note where the bolus reaches the noise floor in a part of the region that counts, else nothing."""
+    share = measured.region.share
+    part = float(share[saturated].sum(dtype=np.float64) / share.sum(dtype=np.float64))
+    in_hot_spot = bool((measured.hot_spot & saturated).any())
+    if part < SATURATED and not in_hot_spot:
+        return ()
+    where = f"{part:.0%} of the volume" + (", the hot spot included" if in_hot_spot else "")
+    return (f"The bolus takes the signal down to the noise in {where}: read rCBV there as “at least”.",)
 
 
 def _notes(

@@ -57,7 +57,7 @@ def read_regions(path: Path | str, shape: tuple[int, int, int], affine: np.ndarr
         )
     _require_labels(values, path.name)
     values = _on_grid(values, own_affine, shape, affine, path.name)
-    named = _segments(header, values.shape[0], path.name) or _labels(values)
+    named = _segments(header, path, values.shape[0]) or _labels(values)
     regions = [Region(name, values[at] == label) for name, at, label in named if (values[at] == label).any()]
     if not regions:
         raise UnreadableInputError(f"{path.name} marks no voxel. Draw a region, or choose another file.")
@@ -152,23 +152,36 @@ def _require_labels(values: np.ndarray, name: str) -> None:
         )
 
 
-def _segments(header: Mapping[str, Any], layers: int, name: str) -> list[tuple[str, int, int]]:
+def _segments(header: Mapping[str, Any], path: Path, layers: int) -> list[tuple[str, int, int]]:
     """Return (name, layer, label) of Slicer's segments; none for a plain label map."""
     numbers = sorted(int(match[1]) for key in header if (match := re.fullmatch(r"Segment(\d+)_ID", str(key))))
+    names = _segment_names(path) if numbers else {}
     try:
         found = [
             (
-                str(header.get(f"Segment{i}_Name", header[f"Segment{i}_ID"])),
+                names.get(i) or str(header[f"Segment{i}_ID"]),
                 int(header.get(f"Segment{i}_Layer", 0)),
                 int(header.get(f"Segment{i}_LabelValue", 1)),
             )
             for i in numbers
         ]
     except ValueError:
-        found = [(name, layers, 0)]
+        found = [(path.name, layers, 0)]
     if any(layer >= layers or label < 1 for _, layer, label in found):
-        raise UnreadableInputError(f"The list of segments in {name} is damaged. Save it from Slicer again.")
+        raise UnreadableInputError(f"The list of segments in {path.name} is damaged. Save it from Slicer again.")
     return found
+
+
+def _segment_names(path: Path) -> dict[int, str]:
+    """Return the segments' names by number. Slicer writes UTF-8, of which pynrrd drops all that is not ASCII."""
+    names = {}
+    with path.open("rb") as stream:
+        for line in iter(stream.readline, b""):
+            if not line.strip():  # the header ends
+                break
+            if match := re.match(rb"Segment(\d+)_Name\s*:=(.*)", line):
+                names[int(match[1])] = match[2].decode("utf-8", errors="replace").strip()
+    return names
 
 
 def _labels(values: np.ndarray) -> list[tuple[str, int, int]]:
