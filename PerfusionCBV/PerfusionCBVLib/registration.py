@@ -12,13 +12,12 @@ from scipy import ndimage
 
 from PerfusionCBVLib.errors import GeometryError, QualityError
 from PerfusionCBVLib.findings import Finding
-from PerfusionCBVLib.progress import Progress, part, silent
-from PerfusionCBVLib.registration_quality import RegistrationQuality, judge, measure_quality
-from PerfusionCBVLib.resampling import blur_like, on_grid
+from PerfusionCBVLib.progress import Progress, silent
+from PerfusionCBVLib.registration_quality import RegistrationQuality, judge, measure_quality, mirror_image, without_bias
+from PerfusionCBVLib.resampling import blur_like, on_grid, resample
 from PerfusionCBVLib.rigid import inverse, mean_displacement, points_of, require_rigid, rotation_angle
 from PerfusionCBVLib.volume import Volume
 
-HISTOGRAM_BINS = 32
 SAMPLES = 20000
 """Points that the metric looks at; half as many move the result by a tenth of a millimetre."""
 
@@ -41,6 +40,7 @@ class _Level:
     """
     sigma_mm: float
     spacing_mm: float
+    bins: int
     step_mm: float
     smallest_step_mm: float
     iterations: int
@@ -49,9 +49,9 @@ class _Level:
 
 
 LEVELS = (
-    _Level(np.inf, 3.0, 4.0, 4.0, 0.2, 60, kept=5),
-    _Level(25.0, 2.0, 3.0, 1.0, 0.05, 60, kept=3),
-    _Level(8.0, 1.0, 2.0, 0.5, 0.005, 100, kept=2),
+    _Level(np.inf, 3.0, 4.0, 32, 4.0, 0.2, 60, kept=5),
+    _Level(25.0, 2.0, 3.0, 32, 1.0, 0.05, 60, kept=3),
+    _Level(16.0, 0.5, 2.0, 64, 0.5, 0.005, 100, kept=1),
 )
 
 
@@ -62,8 +62,8 @@ class Registration:
     Parameters
     ----------
     matrix : (4, 4) array
-        Takes a point of the moving volume (the DSC series), RAS in mm, to the same place of the head in the fixed volume
-        (the anatomy, or the later series).
+        Takes a point of the moving volume (the DSC series), RAS in mm, to the same place of the head in the fixed
+        volume (the anatomy, or the later series).
     moving, fixed : str
         Names of the two volumes.
     rotation_deg : float
@@ -161,13 +161,14 @@ def register(baseline: Volume, mask: np.ndarray, fixed: Volume, progress: Progre
     candidates = _starts(points, centre, fixed)
     for number, level in enumerate(LEVELS):
         progress(0.8 * number / len(LEVELS), f"Registering to {fixed.name}, step {number + 1} of {len(LEVELS)}")
-        search = _Search(level, baseline, mask, fixed, centre, radius_mm)
+        near = candidates[0][1] if level is LEVELS[-1] else None
+        search = _Search(level, baseline, mask, fixed, centre, radius_mm, near)
         scored = [(search.metric(matrix), name, matrix) for name, matrix in candidates]
         scored = _distinct(sorted(scored, key=lambda s: s[0]), thinned, level.kept)
         if not scored:
             raise QualityError(
-                f"{baseline.name} and {fixed.name} overlap from no starting position. Check that both show the head, and "
-                "that they are of the same patient."
+                f"{baseline.name} and {fixed.name} overlap from no starting position. Check that both show the head, "
+                "and that they are of the same patient."
             )
         found = []
         for position, (_, name, matrix) in enumerate(scored):
@@ -176,7 +177,10 @@ def register(baseline: Volume, mask: np.ndarray, fixed: Volume, progress: Progre
             found.append((*search.optimise(matrix), name))
         candidates = [(name, matrix) for _, matrix, name in sorted(found, key=lambda f: f[0])]
     start, matrix = candidates[0]
-    quality = measure_quality(baseline, mask, fixed, matrix)
+    progress(0.8, "Judging the registration")
+    mirrored = mirror_image(baseline, mask, fixed, matrix)
+    _, exchanged = _Search(LEVELS[1], baseline, mask, mirrored, centre, radius_mm).optimise(matrix)
+    quality = measure_quality(baseline, mask, fixed, matrix, (mirrored, exchanged))
     return registration_of(matrix, baseline, mask, fixed, quality, start)
 
 
@@ -209,23 +213,42 @@ def registration_of(
 
 
 class _Search:
-    """The metric at one level of resolution, and the optimiser on it."""
+    """The metric at one level of resolution, and the optimiser on it.
+
+    With `near`, a transform that is nearly right, the coils' smooth brightness is taken out of both brains first: it
+    pulls the metric's optimum away by up to a millimetre.
+    """
 
     def __init__(
-        self, level: _Level, baseline: Volume, mask: np.ndarray, fixed: Volume, centre: np.ndarray, radius_mm: float
+        self,
+        level: _Level,
+        baseline: Volume,
+        mask: np.ndarray,
+        fixed: Volume,
+        centre: np.ndarray,
+        radius_mm: float,
+        near: np.ndarray | None = None,
     ) -> None:
         self._centre = centre
         around = _with_margin(mask, baseline, level.margin_mm)
         here = on_grid(baseline.values, baseline.voxel_mm, level.sigma_mm, level.spacing_mm)
-        there = on_grid(fixed.values, fixed.voxel_mm, blur_like(level.sigma_mm, baseline.affine, fixed.affine), level.spacing_mm)
-        step, step_there = np.diag([*here.step, 1.0]), np.diag([*there.step, 1.0])
-        inside = around[tuple(slice(None, None, s) for s in here.step)]
-        self._baseline = _itk_image(here.values, baseline.affine @ step, clip=inside)
-        self._fixed = _itk_image(there.values, fixed.affine @ step_there)
-        self._inside = _itk_image(inside.astype(np.uint8), baseline.affine @ step)
+        blur_mm = blur_like(level.sigma_mm, baseline.affine, fixed.affine)
+        there = on_grid(fixed.values, fixed.voxel_mm, blur_mm, level.spacing_mm)
+        affine = baseline.affine @ np.diag([*here.step, 1.0])
+        there_affine = fixed.affine @ np.diag([*there.step, 1.0])
+        inside = _thinned(around, here.step)
+        values, there_values = here.values, there.values
+        if near is not None:
+            brain = _thinned(mask.astype(bool), here.step)
+            values = without_bias(values, brain)
+            carried = resample(mask.astype(np.float32), baseline.affine, there_values.shape, there_affine, near)
+            there_values = without_bias(there_values, np.nan_to_num(carried) > 0.5)
+        self._baseline = _itk_image(values, affine, clip=inside)
+        self._fixed = _itk_image(there_values, there_affine)
+        self._inside = _itk_image(inside.astype(np.uint8), affine)
         method = sitk.ImageRegistrationMethod()
         method.SetNumberOfThreads(1)  # sums in a fixed order
-        method.SetMetricAsMattesMutualInformation(HISTOGRAM_BINS)
+        method.SetMetricAsMattesMutualInformation(level.bins)
         method.SetMetricFixedMask(self._inside)
         method.SetMetricSamplingStrategy(method.RANDOM)
         method.SetMetricSamplingPercentage(min(1.0, SAMPLES / int(inside.sum())), seed=1)
@@ -286,6 +309,10 @@ def _with_margin(mask: np.ndarray, baseline: Volume, margin_mm: float) -> np.nda
     sampling = np.array(baseline.voxel_mm)
     sampling[across] = 1e6
     return np.asarray(ndimage.distance_transform_edt(~mask.astype(bool), sampling=sampling) <= margin_mm)
+
+
+def _thinned(mask: np.ndarray, step: tuple[int, ...]) -> np.ndarray:
+    return mask[tuple(slice(None, None, s) for s in step)]
 
 
 def _starts(points: np.ndarray, centre: np.ndarray, fixed: Volume) -> list[tuple[str, np.ndarray]]:

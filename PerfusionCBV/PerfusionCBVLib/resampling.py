@@ -72,8 +72,8 @@ def segment_share(
     """Return how much of each voxel of a grid lies in a segment that was drawn on another one.
 
     For measuring a native map on a segment of the anatomy: the sum of share × value over the sum of shares is the mean
-    over the segment's volume. Voxels are boxes on both grids. A voxel near the segment's border is sampled every quarter
-    of a millimetre, with as many points along a thick slice as it takes; voxels away from it are 0 or 1.
+    over the segment's volume. Voxels are boxes on both grids. A voxel near the segment's border is sampled every
+    quarter of a millimetre, with as many points along a thick slice as it takes; voxels away from it are 0 or 1.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ def on_grid(
 
 
 def blur_like(sigma_mm: float, affine: np.ndarray, other_affine: np.ndarray) -> np.ndarray:
-    """Return the blur, SD in mm along each axis of another grid, that makes its image as blurred as a grid's voxels are.
+    """Return the blur, SD in mm along each axis of another grid, that makes it as blurred as a grid's voxels are.
 
     A voxel is a box, whose SD is its edge over √12.
 

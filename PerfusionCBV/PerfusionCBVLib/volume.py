@@ -54,8 +54,8 @@ class Volume:
         affine = np.array(self.affine, dtype=np.float64)
         if values.ndim != 3:
             raise GeometryError(
-                f"{self.name} has {values.ndim} dimensions ({' x '.join(map(str, values.shape))}); a single volume with "
-                "3 (x, y, z) is needed."
+                f"{self.name} has {values.ndim} dimensions ({' x '.join(map(str, values.shape))}); a single volume "
+                "with 3 (x, y, z) is needed."
             )
         if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
             raise GeometryError(
@@ -128,9 +128,9 @@ def read_volume(path: Path, *, series_uid: str | None = None) -> Volume:
 def _read_nifti(path: Path) -> Volume:
     try:
         image = nib.load(path)
-        require_plausible_size(image.shape, path.name)
         if not isinstance(image, nib.Nifti1Image):
             raise _damaged(path)
+        require_plausible_size(image.shape, path.name)
         if not (image.header["sform_code"] or image.header["qform_code"]):
             raise GeometryError(
                 f"{path.name} gives no orientation in the patient (sform and qform code 0), so left and right can't be "
@@ -162,8 +162,8 @@ def _read_nrrd(path: Path) -> Volume:
         raise _damaged(path) from error
     if not any(key.lower() in ("nrrd_space", "nrrd_space dimension") for key in image.GetMetaDataKeys()):
         raise GeometryError(
-            f"{path.name} gives no position and orientation in the patient (no space). Save it again from Slicer, or as "
-            "NIfTI."
+            f"{path.name} gives no position and orientation in the patient (no space). Save it again from Slicer, or "
+            "as NIfTI."
         )
     return _from_itk(image, _stem(path), {path.name: sha256_of_file(path)})
 
@@ -191,8 +191,8 @@ def _read_dicom(folder: Path, series_uid: str | None) -> Volume:
         image = reader.Execute()
     except RuntimeError as error:
         raise UnreadableInputError(
-            f"The DICOM series {series.description!r} in {folder.name} can't be read. Export it again, or convert it to "
-            "NIfTI."
+            f"The DICOM series {series.description!r} in {folder.name} can't be read. Export it again, or convert it "
+            "to NIfTI."
         ) from error
     return _from_itk(image, series.description, {series.uid: series.sha256})
 
@@ -203,8 +203,8 @@ def _ordered_files(series: SeriesHeaders, folder: str) -> list[Path]:
         raise GeometryError(f"Some images in {folder} give no position or orientation. Export the original series.")
     if len({frame.file for frame in series.frames}) < len(series.frames):
         raise UnreadableInputError(
-            f"The series {series.description!r} in {folder} is an enhanced multi-frame DICOM object; convert it to NIfTI "
-            "(dcm2niix), or export it as single images."
+            f"The series {series.description!r} in {folder} is an enhanced multi-frame DICOM object; convert it to "
+            "NIfTI (dcm2niix), or export it as single images."
         )
     orientations = np.array([frame.orientation for frame in series.frames], dtype=np.float64)
     by_position = series.slice_positions()
