@@ -1,4 +1,4 @@
-"""The command line: demo, map, measure, check, simulate, train, evaluate, models."""
+"""The command line: demo, map, check, measure, overlay, compare, simulate, train, evaluate, models."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from tqdm import tqdm
 
 from PerfusionCBVLib import __version__, check, compute_maps, load_series, write_result
 from PerfusionCBVLib.errors import Cancelled, ModelError, PerfusionError, UsageError
+from PerfusionCBVLib.findings import Finding
 from PerfusionCBVLib.masking import read_mask
 from PerfusionCBVLib.networks.cards import ARCHITECTURES, known_networks, read_card
+from PerfusionCBVLib.output import require_own_folder
 from PerfusionCBVLib.progress import Progress, silent
 from PerfusionCBVLib.result import MapResult
 from PerfusionCBVLib.series import DynamicSeries
 from PerfusionCBVLib.settings import METHODS, Settings
+from PerfusionCBVLib.stored import read_result
+from PerfusionCBVLib.volume import read_volume
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,6 +87,28 @@ def _parser() -> argparse.ArgumentParser:
     check_.add_argument("--json", action="store_true", help="print the findings as JSON")
     check_.set_defaults(run=_check)
 
+    overlay = commands.add_parser("overlay", help="register the maps of one series to an anatomical volume")
+    overlay.add_argument("maps", type=Path, metavar="MAPS", help="folder that `map` wrote")
+    _add_anatomy(overlay, required=True)
+    overlay.add_argument("--output", type=Path, required=True, metavar="DIR")
+    overlay.set_defaults(run=_overlay)
+
+    compare = commands.add_parser("compare", help="compare the maps of two dates of one patient")
+    compare.add_argument("earlier", type=Path, metavar="EARLIER", help="folder that `map` wrote")
+    compare.add_argument("later", type=Path, metavar="LATER", help="folder that `map` wrote")
+    _add_anatomy(compare, required=False)
+    compare.add_argument(
+        "--regions", type=Path, metavar="FILE", help="labels on the later series' or the anatomy's grid"
+    )
+    compare.add_argument(
+        "--scale",
+        choices=("own", "later", "earlier"),
+        default="own",
+        help="whose reference region is 1 in both maps; own: each date's (default)",
+    )
+    compare.add_argument("--output", type=Path, required=True, metavar="DIR")
+    compare.set_defaults(run=_compare)
+
     simulate = commands.add_parser("simulate", help="write a simulated series with its truth")
     simulate.add_argument("--output", type=Path, required=True, metavar="DIR")
     simulate.add_argument("--seed", type=int, default=1)
@@ -137,6 +163,12 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--series-uid", metavar="UID", help="which of several DICOM series")
 
 
+def _add_anatomy(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    words = "T1 after contrast, FLAIR, ...: NIfTI, NRRD or a folder with a DICOM series"
+    parser.add_argument("--anatomy", type=Path, required=required, metavar="FILE", help=words)
+    parser.add_argument("--anatomy-uid", metavar="UID", help="which of several DICOM series is the anatomy")
+
+
 def _demo(options: argparse.Namespace) -> int:
     from PerfusionCBVLib.simulate import demo_parameters, simulate  # torch only where it is needed
 
@@ -171,11 +203,11 @@ def _map(options: argparse.Namespace) -> int:
 
 def _measure(options: argparse.Namespace) -> int:
     from PerfusionCBVLib.load_common import sha256_of_file
-    from PerfusionCBVLib.map_folder import PROVENANCE, read_map_folder
     from PerfusionCBVLib.measure import MeasureSettings, measure_regions
     from PerfusionCBVLib.measure_output import measures_as_dict, measures_as_text, write_measures
-    from PerfusionCBVLib.output import as_json
+    from PerfusionCBVLib.output import PROVENANCE, as_json
     from PerfusionCBVLib.region_files import read_regions
+    from PerfusionCBVLib.stored import read_result
 
     try:
         low, high = (float(part) for part in options.cut_offs.split(","))
@@ -186,7 +218,7 @@ def _measure(options: argparse.Namespace) -> int:
     settings = MeasureSettings(options.hot_spot_area, (low, high))
     with _ProgressBar() as progress:
         progress(0.0, "Reading")
-        result = read_map_folder(options.maps)
+        result = read_result(options.maps)
         regions = read_regions(options.regions, result.mask.shape, result.affine)
         measured = measure_regions(regions, result, settings, mirrors=options.mirror, progress=progress)
         source = {
@@ -220,6 +252,51 @@ def _check(options: argparse.Namespace) -> int:
     if errors:
         print(f"perfusion-cbv: {errors[0].message} {errors[0].advice}".rstrip(), file=sys.stderr)
         return 3
+    return 0
+
+
+def _overlay(options: argparse.Namespace) -> int:
+    from PerfusionCBVLib.overlay import make_overlay, write_overlay
+
+    require_own_folder(options.output, "overlay")
+    with _ProgressBar() as progress:
+        progress(0.0, "Reading")
+        result = read_result(options.maps)
+        anatomy = read_volume(options.anatomy, series_uid=options.anatomy_uid)
+        overlay = make_overlay(result, anatomy, progress)
+        write_overlay(overlay, result, options.output)
+    found = overlay.registration
+    _print_warnings(found.findings)
+    print(
+        f"The brain was moved by {found.displacement_mm:.1f} mm and turned by {found.rotation_deg:.1f}°; look at "
+        f"{options.output / 'registration.png'}. Research use only."
+    )
+    print(f"Written to {options.output}")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from PerfusionCBVLib.comparison_output import write_comparison
+    from PerfusionCBVLib.longitudinal import compare
+
+    if options.anatomy_uid is not None and options.anatomy is None:
+        raise UsageError("--anatomy-uid names a series of --anatomy, which is missing; pass both or neither.")
+    require_own_folder(options.output, "compare")
+    with _ProgressBar() as progress:
+        progress(0.0, "Reading")
+        earlier, later = read_result(options.earlier), read_result(options.later)
+        anatomy = None if options.anatomy is None else read_volume(options.anatomy, series_uid=options.anatomy_uid)
+        regions = None if options.regions is None else read_volume(options.regions)
+        comparison = compare(earlier, later, anatomy=anatomy, regions=regions, scale=options.scale, progress=progress)
+        write_comparison(comparison, options.output)
+    _print_warnings(comparison.findings)
+    for name in dict.fromkeys(m.region for m in comparison.changes):
+        value = {m.name: m.value for m in comparison.changes if m.region == name}
+        print(
+            f"{name}: mean rCBV {value['rcbv_mean_before']:.2f} before, {value['rcbv_mean_after']:.2f} after "
+            f"({value['rcbv_mean_change_percent']:+.0f} %)"
+        )
+    print(f"Research use only. Written to {options.output}")
     return 0
 
 
@@ -332,15 +409,19 @@ def _load(options: argparse.Namespace) -> DynamicSeries:
 
 
 def _print_summary(result: MapResult, folder: Path) -> None:
-    for finding in result.findings:
-        if finding.severity == "warning":
-            print(f"warning: {finding.message} {finding.advice}".rstrip())
+    _print_warnings(result.findings)
     summary = result.provenance["summary"]
     print(
         f"rCBV in the brain: median {summary['rcbv_median']:.2f} "
         f"(quartiles {summary['rcbv_quartile_low']:.2f} to {summary['rcbv_quartile_high']:.2f}). Research use only."
     )
     print(f"Written to {folder}")
+
+
+def _print_warnings(findings: Sequence[Finding]) -> None:
+    for finding in findings:
+        if finding.severity == "warning":
+            print(f"warning: {finding.message} {finding.advice}".rstrip())
 
 
 def _json(content: Any) -> str:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +13,7 @@ import numpy as np
 from PerfusionCBVLib import __version__
 from PerfusionCBVLib.histogram_picture import histogram_picture
 from PerfusionCBVLib.measure import MeasureSettings, RegionMeasures
-from PerfusionCBVLib.output import remove_earlier, write_json, write_nifti
+from PerfusionCBVLib.output import whole_folder, write_json, write_nifti
 from PerfusionCBVLib.pictures import unit_text
 
 LISTING = "measures.json"
@@ -53,9 +50,7 @@ def write_measures(
         The folder holds a foreign ``measures.json``.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
-    try:
+    with whole_folder(folder, LISTING) as fresh:
         _write_csv(fresh / "measures.csv", measured)
         if any(each.histogram is not None for each in measured):
             histogram_picture(measured, settings.cut_offs).save(fresh / "histogram.png")
@@ -67,11 +62,6 @@ def write_measures(
         names = sorted(path.name for path in fresh.iterdir())
         content = measures_as_dict(measured, settings, source)
         write_json(fresh / LISTING, {**content, "files": [*names, LISTING]})
-        remove_earlier(folder, LISTING)
-        for name in [*names, LISTING]:
-            os.replace(fresh / name, folder / name)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     return [folder / name for name in [*names, LISTING]]
 
 

@@ -189,7 +189,7 @@ def find_nawm(
     np.clip(blood, -2.0 * typical, 5.0 * typical, out=blood)
     space = BrainSpace(np.asarray(affine, dtype=np.float64), box, mask[box], blood)
     signal = np.where(valid, baseline[box], 0.0).astype(np.float32)
-    signal /= _receive_bias(signal, valid & (signal > 0))
+    signal /= receive_bias(signal, valid & (signal > 0))
 
     features = {"brightness": signal, "blood": blood}
     if k2 is not None:
@@ -220,7 +220,7 @@ def find_nawm(
     return NawmRegion(out, side, inside.size, volume_ml, mean, median, spread, (left_ml, right_ml), notes)
 
 
-def _receive_bias(signal: np.ndarray, valid: np.ndarray) -> np.ndarray:
+def receive_bias(signal: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Return (x, y, z) the coil's sensitivity, relative: a cubic polynomial fitted to the logarithm of the signal.
 
     A wide smoothing instead would follow the gradient only half-way near the brain's surface, and so turn a coil's

@@ -7,18 +7,22 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 
-from PerfusionCBVLib.errors import UnreadableInputError
+from PerfusionCBVLib.errors import UnreadableInputError, UsageError
 from PerfusionCBVLib.report import write_pictures, write_report
 from PerfusionCBVLib.result import MapResult
 
 PROVENANCE = "provenance.json"
 CURVES = "curves.csv"
+REGISTRATION = "registration.json"
+RECORDS = (PROVENANCE, REGISTRATION)
 
 
 def write_result(result: MapResult, folder: Path | str) -> list[Path]:
@@ -28,9 +32,7 @@ def write_result(result: MapResult, folder: Path | str) -> list[Path]:
     leaves no half result. Files of an earlier result in the same folder are replaced or removed; others are kept.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
-    try:
+    with whole_folder(folder, PROVENANCE) as fresh:
         affine = result.series.affine
         for name, map_ in result.maps.items():
             write_nifti(fresh / f"{name}.nii.gz", map_.values, map_.affine)
@@ -46,12 +48,58 @@ def write_result(result: MapResult, folder: Path | str) -> list[Path]:
         maps = {name: {"unit": map_.unit, "description": map_.description} for name, map_ in result.maps.items()}
         provenance = {**result.provenance, "maps": maps, "files": [*names, PROVENANCE]}
         write_json(fresh / PROVENANCE, provenance)
-        remove_earlier(folder, PROVENANCE)
-        for name in provenance["files"]:
-            os.replace(fresh / name, folder / name)
+    return [folder / name for name in provenance["files"]]
+
+
+@contextmanager
+def whole_folder(folder: Path, record: str) -> Iterator[Path]:
+    """Give a folder to write into, whose files are moved into `folder` when all of it went well; otherwise none is.
+
+    Parameters
+    ----------
+    folder : Path
+        Made where it does not exist. Files of an earlier result are replaced or removed, others are kept.
+    record : str
+        Name of the JSON file, written like the others, whose ``files`` lists what the result consists of.
+
+    Raises
+    ------
+    UnreadableInputError
+        A file of that name is there, but not of this program.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
+    try:
+        yield fresh
+        _remove_earlier(folder / record)
+        for path in sorted(fresh.iterdir(), key=lambda path: path.name == record):  # the record last
+            os.replace(path, folder / path.name)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-    return [folder / name for name in provenance["files"]]
+
+
+def require_own_folder(folder: Path, command: str) -> None:
+    """Refuse a folder with the result of another command, whose files would be mixed with new ones or replaced.
+
+    Parameters
+    ----------
+    folder : Path
+    command : str
+        What the record of the new result has as ``command``.
+
+    Raises
+    ------
+    UsageError
+    """
+    for path in (folder / name for name in RECORDS):
+        try:
+            found = json.loads(path.read_text(encoding="utf-8")).get("command")
+        except FileNotFoundError:
+            continue
+        except (ValueError, AttributeError):
+            found = None
+        if found != command:
+            raise UsageError(f"{folder} holds the result of another command ({path.name}); choose another --output.")
 
 
 def write_nifti(path: Path, values: np.ndarray, affine: np.ndarray) -> None:
@@ -79,15 +127,7 @@ def _write_curves(path: Path, result: MapResult) -> None:
         writer.writerows(np.column_stack([result.series.times_s, *result.curves_per_s.values()]).tolist())
 
 
-def remove_earlier(folder: Path, listing: str) -> None:
-    """Remove the files of an earlier result, which stand under ``files`` in its listing, a JSON file of ours.
-
-    Raises
-    ------
-    UnreadableInputError
-        A file of the listing's name that is none.
-    """
-    path = folder / listing
+def _remove_earlier(path: Path) -> None:
     if not path.exists():
         return
     try:
@@ -98,7 +138,7 @@ def remove_earlier(folder: Path, listing: str) -> None:
         ) from error
     for name in names:
         if Path(name).name == name:
-            (folder / name).unlink(missing_ok=True)
+            (path.parent / name).unlink(missing_ok=True)
 
 
 def _plain(value: Any) -> Any:

@@ -263,6 +263,26 @@ def _strip(result: AnyResult, name: str, table: TableName, window: tuple[float, 
     return _stack([_block(_map_tiles(view, result, map_.values, table, *window), "", bar)])
 
 
+def map_strips(
+    result: AnyResult, rows: Sequence[tuple[str, np.ndarray, TableName, tuple[float, float], str]]
+) -> Image.Image:
+    """Return maps on a result's grid over its baseline image, one under the other on the same slices.
+
+    Parameters
+    ----------
+    result : MapResult or StoredResult
+    rows : sequence of (title, values, colour table, window, label)
+        Values are (x, y, z); the label ends with the unit in brackets, as in "rCBV (ratio)".
+    """
+    view = slice_view(result.affine, result.mask, COLUMNS)
+    return _stack(
+        [
+            _block(_map_tiles(view, result, values, table, *window), title, _colour_bar(table, *window, label))
+            for title, values, table, window, label in rows
+        ]
+    )
+
+
 def write_pictures(result: AnyResult, folder: Path | str) -> list[Path]:
     """Write ``rcbv.png`` and, for a network, ``comparison.png`` into an existing folder; return their paths."""
     folder = Path(folder)

@@ -11,6 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from PerfusionCBVLib import __version__
 from PerfusionCBVLib.errors import GeometryError, UnreadableInputError
 from PerfusionCBVLib.findings import Finding
 from PerfusionCBVLib.output import CURVES, PROVENANCE
@@ -110,6 +111,12 @@ def _provenance(folder: Path) -> dict[str, Any]:
         ) from error
     except (OSError, ValueError, AttributeError) as error:
         raise UnreadableInputError(f"{path} can't be read ({error}). Make the maps again with `map`.") from error
+    version = str(content.get("version"))
+    if version.split(".")[:2] != __version__.split(".")[:2]:
+        raise UnreadableInputError(
+            f"The maps in {folder} were made by version {version} of PerfusionCBV, and this is {__version__}, which "
+            "may scale them otherwise. Make the maps again with `map`."
+        )
     if missing:
         raise UnreadableInputError(
             f"{path} lacks {', '.join(sorted(missing))}: another version made it. Make the maps again with `map`."
