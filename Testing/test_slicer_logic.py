@@ -264,7 +264,7 @@ def test_another_method_makes_its_own_map_and_shares_baseline_and_regions(logic,
 def test_a_reference_that_a_run_does_not_use_is_taken_out_again(logic, node):
     logic.process(node, Settings(method="bsw"))
     nodes = logic.process(node, Settings(method="bsw", normalize="none"))
-    assert list(nodes["regions"].GetSegmentation().GetSegmentIDs()) == ["brain"]
+    assert list(nodes["regions"].GetSegmentation().GetSegmentIDs()) == ["brain", "saturated"]
     assert nodes["rcbv"].GetVoxelValueUnits().GetCodeValue() == "1"
 
 
@@ -305,7 +305,7 @@ def test_a_saved_scene_brings_everything_back(logic, node, tmp_path):
     hierarchy = slicer.mrmlScene.GetSubjectHierarchyNode()
     study = hierarchy.GetItemParent(hierarchy.GetItemByDataNode(rcbv))
     assert hierarchy.GetItemName(study) == "Study"
-    assert list(back["regions"].GetSegmentation().GetSegmentIDs()) == ["brain", "reference"]
+    assert list(back["regions"].GetSegmentation().GetSegmentIDs()) == ["brain", "reference", "saturated"]
     assert back["curves"].GetNumberOfColumns() == nodes["curves"].GetNumberOfColumns()
     assert logic.getParameterNode().inputNode is again
     assert logic.getParameterNode().opacity == 0.25

@@ -1,6 +1,7 @@
 """Measures and the page for the referrer from what the scene holds, on slicer-core's real MRML."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ slicer = pytest.importorskip("slicer", reason="slicer-core is not installed: pip
 import slicer_scene
 from dsc_phantom import graded_head
 from PerfusionCBVLib import Settings, compute_maps
+from PerfusionCBVLib.concentration import Status
 from PerfusionCBVLib.errors import Cancelled, PerfusionError, UsageError
 from PerfusionCBVLib.gui import logic as work
 from PerfusionCBVLib.gui import output_nodes
@@ -29,7 +31,10 @@ def head():
 
 @pytest.fixture(scope="module")
 def result(head):
-    return compute_maps(head.series, Settings(method="anchored-unet"))
+    made = compute_maps(head.series, Settings(method="anchored-unet"))
+    status = made.status.copy()
+    status[np.argwhere(head.lesion)[:7, 0], np.argwhere(head.lesion)[:7, 1], np.argwhere(head.lesion)[:7, 2]] = 4
+    return replace(made, status=status)
 
 
 @pytest.fixture
@@ -76,6 +81,7 @@ def test_the_scene_gives_back_the_result_that_was_put_into_it(node, result):
     np.testing.assert_allclose(found.affine, result.affine)
     np.testing.assert_allclose(found.times_s, result.series.times_s)
     np.testing.assert_allclose(found.curves_per_s["brain"], result.curves_per_s["brain"])
+    np.testing.assert_array_equal(found.status == Status.SATURATED, result.status == Status.SATURATED)
     assert [f.code for f in found.findings] == [f.code for f in result.findings]
 
 

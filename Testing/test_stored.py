@@ -33,7 +33,7 @@ def test_maps_masks_curves_and_findings_come_back(result, folder):
         np.testing.assert_array_equal(found.maps[name].values, map_.values)
         assert (found.maps[name].unit, found.maps[name].description) == (map_.unit, map_.description)
     np.testing.assert_allclose(found.affine, result.series.affine, atol=1e-5)
-    for name in ("baseline", "mask", "reference"):
+    for name in ("baseline", "mask", "reference", "status"):
         np.testing.assert_array_equal(getattr(found, name), getattr(result, name))
     np.testing.assert_allclose(found.times_s, result.series.times_s)
     assert found.curves_per_s.keys() == result.curves_per_s.keys()

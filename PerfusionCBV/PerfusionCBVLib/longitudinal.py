@@ -331,4 +331,4 @@ def _change(
 
 def _origin(result: StoredResult) -> dict[str, Any]:
     keys = ("version", "settings", "input", "reference", "network")
-    return {"folder": str(result.folder), **{key: result.provenance.get(key) for key in keys}}
+    return {"folder": result.origin, **{key: result.provenance.get(key) for key in keys}}

@@ -102,7 +102,7 @@ def write_overlay(overlay: Overlay, result: StoredResult, folder: Path | str) ->
             "command": COMMAND,
             "version": __version__,
             "intended_use": "research use only",
-            "result": str(result.folder),
+            "result": result.origin,
             "input": result.provenance.get("input"),
             "anatomy": {"name": overlay.anatomy.name, "sha256": dict(overlay.anatomy.input_sha256)},
             "registration": overlay.registration.as_dict(),

@@ -26,12 +26,16 @@ class StoredResult:
 
     Attributes
     ----------
+    origin : str
+        The folder, or the node in Slicer.
     affine : (4, 4) array
         Voxel index to RAS, mm.
     maps : dict of str to ParameterMap
     baseline : (x, y, z) float32 array
     mask : (x, y, z) bool array
     reference : (x, y, z) bool array or None
+    status : (x, y, z) uint8 array
+        See `concentration.Status`; a scene keeps only which voxels are at the noise floor.
     times_s : (T,) array, s
     curves_per_s : dict of str to (T,) array
         Mean ΔR2*, 1/s.
@@ -39,11 +43,13 @@ class StoredResult:
     provenance : dict
     """
 
+    origin: str
     affine: np.ndarray
     maps: dict[str, ParameterMap]
     baseline: np.ndarray
     mask: np.ndarray
     reference: np.ndarray | None
+    status: np.ndarray
     times_s: np.ndarray
     curves_per_s: dict[str, np.ndarray]
     findings: tuple[Finding, ...]
@@ -70,11 +76,13 @@ def read_result(folder: Path | str) -> StoredResult:
     has_reference = "reference.nii.gz" in provenance["files"]
     times_s, curves_per_s = _curves(folder / CURVES)
     return StoredResult(
+        origin=str(folder),
         affine=affine,
         maps=maps,
         baseline=baseline,
         mask=_on_grid(folder / "mask.nii.gz", baseline.shape, affine) > 0,
         reference=_on_grid(folder / "reference.nii.gz", baseline.shape, affine) > 0 if has_reference else None,
+        status=_on_grid(folder / "status.nii.gz", baseline.shape, affine).astype(np.uint8),
         times_s=times_s,
         curves_per_s=curves_per_s,
         findings=tuple(Finding(**entry) for entry in provenance["findings"]),

@@ -12,6 +12,7 @@ import numpy as np
 import slicer
 import vtk
 
+from PerfusionCBVLib.concentration import Status
 from PerfusionCBVLib.findings import Finding
 from PerfusionCBVLib.gui.colours import colour_node
 from PerfusionCBVLib.gui.input_nodes import grid_node, parent_transform, shown_node
@@ -57,7 +58,11 @@ UNITS = {"{ratio}": "ratio", "1": "no units", "1/s": "per second", "s": "second"
 FAR = 1e6
 """Beyond every value of a map."""
 
-SEGMENTS = (("brain", "Brain", (0.3, 0.6, 1.0)), ("reference", "Reference region", (1.0, 0.8, 0.0)))
+SEGMENTS = (
+    ("brain", "Brain", (0.3, 0.6, 1.0)),
+    ("reference", "Reference region", (1.0, 0.8, 0.0)),
+    ("saturated", "Signal at the noise floor: read as at least", (1.0, 0.2, 0.2)),
+)
 TIME_COLUMN = "Time (s)"
 CURVE_COLUMNS = {"brain": "Brain", "reference": "Reference region", "leaking": "Leaking tissue"}
 
@@ -298,7 +303,12 @@ def _publish_regions(result: MapResult, run: _Run) -> None:
         node.GetDisplayNode().SetVisibility2DFill(False)
     baseline = _find(run.node, "baseline")
     node.SetReferenceImageGeometryParameterFromVolumeNode(baseline)
-    masks: dict[str, np.ndarray | None] = {"brain": result.mask, "reference": result.reference}
+    saturated = result.status == Status.SATURATED
+    masks: dict[str, np.ndarray | None] = {
+        "brain": result.mask,
+        "reference": result.reference,
+        "saturated": saturated if saturated.any() else None,
+    }
     for segment_id, name, colour in SEGMENTS:
         if node.GetSegmentation().GetSegment(segment_id):
             node.GetSegmentation().RemoveSegment(segment_id)

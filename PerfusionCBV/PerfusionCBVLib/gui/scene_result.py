@@ -8,6 +8,7 @@ import numpy as np
 import slicer
 import vtk
 
+from PerfusionCBVLib.concentration import Status
 from PerfusionCBVLib.errors import GeometryError, UsageError
 from PerfusionCBVLib.findings import Finding
 from PerfusionCBVLib.gui.output_nodes import CURVE_COLUMNS, SHARED_ROLES, TIME_COLUMN, outputs, provenance
@@ -57,12 +58,18 @@ def result_in_scene(node: Any) -> StoredResult:
             code = unit.GetCodeValue() if unit else ""
             maps[role] = ParameterMap(role, _xyz(each), affine, code, each.GetDescription() or "")
     times_s, curves = _curves(nodes.get("curves"))
+    mask = _segment(nodes["regions"], "brain", node)
+    status = np.where(mask, Status.VALID, Status.OUTSIDE).astype(np.uint8)
+    if nodes["regions"].GetSegmentation().GetSegment("saturated"):
+        status[_segment(nodes["regions"], "saturated", node)] = Status.SATURATED
     return StoredResult(
+        origin=f"Slicer node {nodes['rcbv'].GetName()}",
         affine=affine,
         maps=maps,
         baseline=_xyz(nodes["baseline"]),
-        mask=_segment(nodes["regions"], "brain", node),
+        mask=mask,
         reference=_segment(nodes["regions"], "reference", node) if facts["reference"]["kind"] != "none" else None,
+        status=status,
         times_s=times_s,
         curves_per_s=curves,
         findings=tuple(Finding(**entry) for entry in facts["findings"]),
