@@ -13,6 +13,7 @@ import slicer_scene
 from dsc_phantom import graded_head
 from PerfusionCBVLib.errors import GeometryError, InputRefusedError
 from PerfusionCBVLib.gui import colours, input_nodes, logic, regions
+from PerfusionCBVLib.region_files import read_regions
 
 pytestmark = pytest.mark.slicer
 
@@ -330,3 +331,24 @@ def test_a_colour_node_has_the_librarys_colours(name):
     assert (rgba[1:, 3] == 1).all()
     assert rgba[0, 3] == (1 if name == "diverging" else 0)
     assert colours.colour_node(name) is node
+
+
+@pytest.mark.parametrize("cropped", [True, False])
+def test_the_library_reads_segments_from_the_file_that_slicer_writes(tmp_path, cropped):
+    """Overlapping segments, a name beyond ASCII, a turned grid; cropped to what is drawn on, or not."""
+    masks = {name: np.zeros(SHAPE, bool) for name in ("Ödem", "Core", "Elsewhere")}
+    masks["Ödem"][1:4, 1:4, 1:3] = True
+    masks["Core"][2, 2, 1] = True
+    masks["Elsewhere"][5, 1:3, 3] = True
+    volume = volume_node(np.zeros(SHAPE))
+    segmentation = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    for name, mask in masks.items():
+        segmentation.AddSegmentFromBinaryLabelmapRepresentation(regions.oriented_image(mask, volume), name)
+    storage = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationStorageNode")
+    storage.SetFileName(str(tmp_path / "drawn.seg.nrrd"))
+    storage.SetCropToMinimumExtent(cropped)
+    assert storage.WriteData(segmentation)
+    found = read_regions(tmp_path / "drawn.seg.nrrd", SHAPE, AFFINE)
+    assert [region.name for region in found] == list(masks)
+    for region, mask in zip(found, masks.values(), strict=True):
+        np.testing.assert_array_equal(region.share, mask)
