@@ -60,7 +60,7 @@ def registration_picture(registration: Registration, baseline: Volume, mask: np.
         swapped = ((square[:, None] + square[None, :]) % 2 == 1) & known
         checked = Image.fromarray(np.where(swapped, here, there).astype(np.uint8)).convert("RGB")
         edged = np.repeat(there[..., None], 3, axis=-1).astype(np.uint8)
-        edged[_edges(here) & known] = EDGE_COLOUR
+        edged[_edges(here) & ndimage.binary_erosion(known, iterations=6)] = EDGE_COLOUR  # not the ends of the stack
         for row, tile in enumerate((checked, Image.fromarray(edged))):
             draw = ImageDraw.Draw(tile)
             for at, text, anchor in (
@@ -103,4 +103,4 @@ def _edges(grey: np.ndarray) -> np.ndarray:
         unit = np.nan_to_num(np.stack([down, right]) / steep)
     index = np.indices(grey.shape, dtype=float)
     ahead, behind = (ndimage.map_coordinates(steep, index + sign * unit, order=1) for sign in (1, -1))
-    return np.asarray((steep > max(0.35 * float(np.percentile(steep, 98)), 1e-3)) & (steep >= ahead) & (steep > behind))
+    return np.asarray((steep > max(0.2 * float(np.percentile(steep, 98)), 1e-3)) & (steep >= ahead) & (steep > behind))

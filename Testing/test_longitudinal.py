@@ -1,0 +1,157 @@
+"""Two dates of one simulated head whose tumour changed: the change is found and nothing else, scales are guarded."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from PerfusionCBVLib.comparison_output import write_comparison
+from PerfusionCBVLib.errors import GeometryError, QualityError, UsageError
+from PerfusionCBVLib.longitudinal import compare, weighted_mean
+from PerfusionCBVLib.output import require_own_folder
+from PerfusionCBVLib.series import ParameterMap
+from PerfusionCBVLib.simulate.anatomy import TISSUES
+from PerfusionCBVLib.stored import StoredResult
+from PerfusionCBVLib.volume import Volume
+from registration_bench import image, patient
+
+RCBV = {"csf": 0.2, "grey": 2.2, "white": 1.0}
+BEFORE, AFTER = 2.5, 4.0
+
+
+def result(picture, lesion_rcbv, *, kind="nawm", unit="{ratio}", factor=1.0, method="bsw", reference="white"):
+    """A stored result with rCBV by tissue: no noise, so that what is measured can be known."""
+    weights = np.array([RCBV.get(name, 1.0) for name in TISSUES])
+    weights[[TISSUES.index(n) for n in ("enhancing", "infiltration", "necrosis")]] = lesion_rcbv
+    rcbv = factor * np.tensordot(weights, picture.fractions, axes=1)
+    rcbv = np.where(picture.brain, rcbv, np.nan).astype(np.float32)
+    return StoredResult(
+        folder=Path("a folder"),
+        affine=picture.affine,
+        maps={"rcbv": ParameterMap("rcbv", rcbv, picture.affine, unit, "rCBV")},
+        baseline=picture.values,
+        mask=picture.brain,
+        reference=picture.fractions[TISSUES.index(reference)] > 0.98,
+        status=picture.brain.astype(np.uint8),
+        times_s=np.arange(3.0),
+        curves_per_s={},
+        findings=(),
+        provenance={"version": "0", "settings": {"method": method}, "reference": {"kind": kind}},
+    )
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    head = patient(3)
+    tumour = replace(
+        patient(104).tumours[0], centre_mm=(30.0, -20.0, 22.0), radius_mm=16.0, necrosis_fraction=0.0, oedema_mm=0.0
+    )
+    head = replace(head, tumours=(tumour,))
+    grid = {"matrix": (96, 96, 20), "voxel_mm": (2.2, 2.2, 5.0), "bias": 0.15}
+    return (
+        image(head, "t2star", **grid, seed=1),
+        image(head, "t2star", **grid, rotation_deg=(6, -3, 5), translation_mm=(7, -8, 6), seed=2),
+    )
+
+
+@pytest.fixture(scope="module")
+def lesion(pictures):
+    """The tumour as drawn on the later date."""
+    later = pictures[1]
+    share = sum(later.fractions[TISSUES.index(n)] for n in ("enhancing", "infiltration", "necrosis"))
+    return Volume((share > 0.9) * 2.0, later.affine, "tumour")
+
+
+@pytest.fixture(scope="module")
+def compared(pictures, lesion):
+    return compare(result(pictures[0], BEFORE), result(pictures[1], AFTER), regions=lesion)
+
+
+def value(comparison, region, name):
+    return next(m.value for m in comparison.changes if (m.region, m.name) == (region, name))
+
+
+def test_the_tumours_change_is_measured_on_the_native_maps(compared, lesion):
+    assert value(compared, "label 2", "rcbv_mean_after") == pytest.approx(AFTER, rel=0.03)
+    assert value(compared, "label 2", "rcbv_mean_before") == pytest.approx(BEFORE, rel=0.04)
+    assert value(compared, "label 2", "rcbv_mean_change") == pytest.approx(AFTER - BEFORE, rel=0.05)
+    assert value(compared, "label 2", "rcbv_mean_change_percent") == pytest.approx(60, abs=4)
+    assert value(compared, "label 2", "volume") == pytest.approx(np.sum(lesion.values > 0) * lesion.voxel_ml, rel=1e-3)
+    assert not [f for f in compared.findings if f.severity == "warning"]
+
+
+def test_the_difference_map_shows_the_tumour_and_on_average_nothing_else(compared, lesion):
+    difference = compared.difference.values
+    assert np.nanmean(difference[lesion.values > 0]) == pytest.approx(AFTER - BEFORE, rel=0.08)
+    healthy = np.isfinite(difference) & (np.abs(difference) < 10)
+    far = compared.later.values == pytest.approx(1.0, abs=0.02)
+    assert abs(np.nanmean(difference[healthy & far])) < 0.1
+    np.testing.assert_allclose(difference, compared.later.values - compared.earlier.values, atol=1e-6)
+
+
+def test_carrying_over_one_reference_region_takes_out_a_wrong_scale(pictures, lesion, compared):
+    off = result(pictures[0], BEFORE, unit="1", kind="none", factor=7.3)
+    with pytest.raises(QualityError, match="no scale in common"):
+        compare(off, result(pictures[1], AFTER))
+    carried = compare(off, result(pictures[1], AFTER), regions=lesion, scale="later")
+    for name in ("rcbv_mean_before", "rcbv_mean_after"):
+        assert value(carried, "label 2", name) == pytest.approx(value(compared, "label 2", name), rel=0.05)
+    assert carried.provenance["scale"]["earlier_divided_by"] == pytest.approx(7.3, rel=0.05)
+    assert carried.difference.unit == "{ratio}"
+
+
+def test_differing_references_and_methods_are_said(pictures, monkeypatch, compared):
+    monkeypatch.setattr("PerfusionCBVLib.longitudinal.register", lambda *_: compared.registration)
+    found = compare(result(pictures[0], BEFORE, kind="brain"), result(pictures[1], AFTER, method="integral"))
+    assert {"reference-differs", "method-differs"} <= {f.code for f in found.findings}
+
+
+def test_regions_on_a_foreign_grid_and_fractions_are_refused(pictures, lesion, monkeypatch, compared):
+    monkeypatch.setattr("PerfusionCBVLib.longitudinal.register", lambda *_: compared.registration)
+    one, two = result(pictures[0], BEFORE), result(pictures[1], AFTER)
+    with pytest.raises(GeometryError, match="another grid"):
+        compare(one, two, regions=Volume(np.ones((5, 5, 5)), np.eye(4), "foreign"))
+    with pytest.raises(GeometryError, match="no labels"):
+        compare(one, two, regions=Volume(lesion.values * 0.3, lesion.affine, "shares"))
+
+
+def test_through_an_anatomy_the_two_registrations_are_put_together(pictures, lesion, monkeypatch, compared):
+    """Region on the anatomy's grid, which here is the later series' space shifted by a known amount."""
+    shift = np.eye(4)
+    shift[:3, 3] = [11.0, -4.0, 6.0]
+    anatomy = Volume(lesion.values, shift @ lesion.affine, "anatomy")
+    to_anatomy = {
+        "earlier DSC baseline": replace(compared.registration, matrix=shift @ compared.registration.matrix),
+        "later DSC baseline": replace(compared.registration, matrix=shift),
+    }
+    monkeypatch.setattr("PerfusionCBVLib.longitudinal.register", lambda moving, *_: to_anatomy[moving.name])
+    one, two = result(pictures[0], BEFORE), result(pictures[1], AFTER)
+    found = compare(one, two, anatomy=anatomy, regions=replace(anatomy, name="drawn"))
+    np.testing.assert_allclose(found.registration.matrix, compared.registration.matrix, atol=1e-9)
+    for name in ("volume", "rcbv_mean_before", "rcbv_mean_after"):
+        assert value(found, "label 2", name) == pytest.approx(value(compared, "label 2", name), rel=1e-4)
+
+
+def test_a_region_without_values_has_no_mean():
+    assert np.isnan(weighted_mean(np.full((2, 2, 2), np.nan), np.ones((2, 2, 2))))
+    assert weighted_mean(np.array([1.0, 3.0, np.nan]), np.array([0.5, 1.0, 1.0])) == pytest.approx(3.5 / 1.5)
+
+
+def test_everything_is_written_and_no_other_result_is_overwritten(compared, tmp_path):
+    names = {path.name for path in write_comparison(compared, tmp_path / "c")}
+    assert names == {
+        "earlier.nii.gz", "later.nii.gz", "difference.nii.gz", "changes.csv", "provenance.json", "comparison.png",
+        "registration.png", "earlier_to_later.tfm",
+    }  # fmt: skip
+    assert {path.name for path in (tmp_path / "c").iterdir()} == names
+    with (tmp_path / "c" / "changes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[1]["value"]) == compared.changes[1].value
+    record = json.loads((tmp_path / "c" / "provenance.json").read_text("utf-8"))
+    assert record["scale"]["reference_region"] == "own"
+    write_comparison(compared, tmp_path / "c")  # its own result may be replaced
+    with pytest.raises(UsageError, match="another command"):
+        require_own_folder(tmp_path / "c", "overlay")

@@ -1,0 +1,150 @@
+"""Maps over the anatomy, as the command line makes them: files, places, exit codes, nothing half-written."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813  its own documentation's name
+
+from PerfusionCBVLib.cli import main
+from PerfusionCBVLib.registration import Registration
+from PerfusionCBVLib.registration_quality import RegistrationQuality
+from PerfusionCBVLib.rigid import inverse
+from registration_bench import displacement_mm, image, pair, patient
+
+
+def write_maps(folder, picture):
+    """A result folder as `map` leaves it, made by hand: rCBV is the left-right position, so that places show."""
+    folder.mkdir()
+    index = np.indices(picture.brain.shape)
+    x = np.tensordot(picture.affine[0, :3], index, axes=1) + picture.affine[0, 3]
+    volumes = {
+        "baseline": picture.values,
+        "mask": picture.brain.astype(np.uint8),
+        "status": picture.brain.astype(np.uint8),
+        "reference": picture.brain.astype(np.uint8),
+        "rcbv": np.where(picture.brain, 2 + x / 100, np.nan).astype(np.float32),
+    }
+    for name, values in volumes.items():
+        nib.save(nib.Nifti1Image(values, picture.affine), folder / f"{name}.nii.gz")
+    (folder / "curves.csv").write_text("time_s,brain\n0,0\n1,2\n", "utf-8")
+    record = {
+        "version": "0",
+        "settings": {"method": "bsw"},
+        "reference": {"kind": "nawm"},
+        "findings": [],
+        "maps": {"rcbv": {"unit": "{ratio}", "description": "rCBV"}},
+        "files": ["reference.nii.gz"],
+    }
+    (folder / "provenance.json").write_text(json.dumps(record), "utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    baseline, anatomy, true = pair(106, voxel_mm=2.5)
+    nib.save(nib.Nifti1Image(anatomy.values, anatomy.affine), folder / "t1c.nii.gz")
+    return write_maps(folder / "maps", baseline), folder / "t1c.nii.gz", baseline, true
+
+
+@pytest.fixture(scope="module")
+def written(study, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "overlay"
+    assert main(["overlay", str(study[0]), "--anatomy", str(study[1]), "--output", str(out)]) == 0
+    return out
+
+
+def test_overlay_writes_what_it_promises(written):
+    names = {path.name for path in written.iterdir()}
+    assert names == {"rcbv.nii.gz", "dsc_to_anatomy.tfm", "registration.json", "registration.png"}
+    assert set(json.loads((written / "registration.json").read_text("utf-8"))["files"]) == names
+
+
+def test_the_map_lies_on_the_anatomy_where_the_head_is(study, written):
+    _, path, baseline, true = study
+    record = json.loads((written / "registration.json").read_text("utf-8"))
+    matrix = np.array(record["registration"]["moving_to_fixed_ras_mm"])
+    assert displacement_mm(matrix, true, baseline).max() < 1.2
+    moved, anatomy = nib.load(written / "rcbv.nii.gz"), nib.load(path)
+    assert moved.shape == anatomy.shape
+    np.testing.assert_allclose(moved.affine, anatomy.affine)
+    values = np.asarray(moved.dataobj)
+    index = np.argwhere(np.isfinite(values))
+    back = inverse(true) @ moved.affine
+    x = index @ back[0, :3] + back[0, 3]
+    error = values[np.isfinite(values)] - (2 + x / 100)
+    assert np.abs(error).mean() < 0.012  # a hundredth is a millimetre; half a voxel at the mask's border
+    volume_ml = index.shape[0] * 2.5**3 / 1000
+    assert volume_ml == pytest.approx(baseline.brain.sum() * abs(np.linalg.det(baseline.affine)) / 1000, rel=0.04)
+
+
+def test_itk_resampling_with_the_written_transform_gives_the_written_map(study, written):
+    maps, path, _, _ = study
+    # 0 outside, as ITK has no NaN: compare deep inside only.
+    native = sitk.ReadImage(str(maps / "rcbv.nii.gz"))
+    filled = sitk.GetImageFromArray(np.nan_to_num(sitk.GetArrayFromImage(native)))
+    filled.CopyInformation(native)
+    mask = sitk.Cast(sitk.ReadImage(str(maps / "mask.nii.gz")), sitk.sitkFloat32)
+    transform = sitk.ReadTransform(str(written / "dsc_to_anatomy.tfm"))
+    reference = sitk.ReadImage(str(path))
+    theirs, weight = (sitk.GetArrayFromImage(sitk.Resample(i, reference, transform)).T for i in (filled, mask))
+    ours = np.asarray(nib.load(written / "rcbv.nii.gz").dataobj)
+    inside = weight > 0.9999
+    assert inside.sum() > 10_000
+    np.testing.assert_allclose(ours[inside], theirs[inside], atol=1e-3)
+
+
+def run(capsys, *arguments):
+    code = main([str(a) for a in arguments])
+    return code, capsys.readouterr().err
+
+
+def test_what_does_not_fit_is_refused_in_one_line(capsys, study, tmp_path):
+    maps, anatomy, *_ = study
+    out = tmp_path / "out"
+    for arguments, expected in (
+        (("overlay", tmp_path, "--anatomy", anatomy), 3),
+        (("overlay", maps, "--anatomy", tmp_path / "none.nii.gz"), 3),
+        (("compare", maps, tmp_path), 3),
+        (("compare", maps, maps, "--anatomy-uid", "1.2"), 2),
+    ):
+        code, err = run(capsys, *arguments, "--output", out)
+        assert (code, err.count("\n")) == (expected, 1)
+    assert not out.exists() or not list(out.iterdir())
+
+
+def test_the_folder_of_the_maps_is_not_written_into(capsys, study):
+    maps, anatomy, *_ = study
+    before = sorted(path.name for path in maps.iterdir())
+    for command in (("overlay", maps, "--anatomy", anatomy), ("compare", maps, maps)):
+        code, err = run(capsys, *command, "--output", maps)
+        assert (code, "another command" in err) == (2, True)
+    assert sorted(path.name for path in maps.iterdir()) == before
+
+
+def test_a_full_disk_leaves_the_earlier_overlay_whole(capsys, monkeypatch, study, written):
+    before = {path.name: path.read_bytes() for path in written.iterdir()}
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    known = Registration(study[3], "a", "b", 0.0, 0.0, RegistrationQuality(0.3, 0.1, 0.1, 0.7, 1.0))
+    monkeypatch.setattr("PerfusionCBVLib.overlay.register", lambda *_: known)
+    monkeypatch.setattr("PerfusionCBVLib.overlay.registration_picture", full)
+    code, err = run(capsys, "overlay", study[0], "--anatomy", study[1], "--output", written)
+    assert (code, "No space left" in err) == (1, True)
+    assert {path.name: path.read_bytes() for path in written.iterdir()} == before
+
+
+def test_compare_writes_maps_and_says_what_changed(capsys, tmp_path):
+    grid = {"matrix": (72, 72, 16), "voxel_mm": (3.0, 3.0, 6.0)}
+    one = write_maps(tmp_path / "one", image(patient(8), "t2star", **grid, seed=1))
+    two = write_maps(tmp_path / "two", image(patient(8), "t2star", **grid, seed=2))
+    code = main(["compare", str(one), str(two), "--output", str(tmp_path / "out")])
+    out = capsys.readouterr().out
+    assert code == 0
+    assert "whole brain" in out
+    difference = np.asarray(nib.load(tmp_path / "out" / "difference.nii.gz").dataobj)
+    assert np.nanmax(np.abs(difference)) < 0.03  # one head in one place: what registration errs by
