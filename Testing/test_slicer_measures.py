@@ -158,7 +158,7 @@ def test_the_page_names_the_patient_only_when_asked(node, drawn, tmp_path):
     work.write_page_of(node, tmp_path / "page.html", named=True)
     named = (tmp_path / "page.html").read_text("utf-8")
     assert "<strong>Patient</strong> Petrenko Olena" in named
-    assert "<strong>Date</strong> 20261122" in named
+    assert "<strong>Date</strong> 2026-11-22" in named
     assert "<th>Tumour</th>" in named
 
 

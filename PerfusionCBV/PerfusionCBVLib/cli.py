@@ -1,4 +1,4 @@
-"""The command line: demo, map, check, measure, overlay, compare, simulate, train, evaluate, models."""
+"""The command line: demo, map, check, measure, report, overlay, compare, simulate, train, evaluate, models."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -17,13 +17,17 @@ from PerfusionCBVLib.errors import Cancelled, ModelError, PerfusionError, UsageE
 from PerfusionCBVLib.findings import Finding
 from PerfusionCBVLib.masking import read_mask
 from PerfusionCBVLib.networks.cards import ARCHITECTURES, known_networks, read_card
-from PerfusionCBVLib.output import require_own_folder
-from PerfusionCBVLib.progress import Progress, silent
+from PerfusionCBVLib.output import PROVENANCE, as_json, require_own_folder
+from PerfusionCBVLib.progress import Progress, part, silent
 from PerfusionCBVLib.result import MapResult
 from PerfusionCBVLib.series import DynamicSeries
 from PerfusionCBVLib.settings import METHODS, Settings
-from PerfusionCBVLib.stored import read_result
+from PerfusionCBVLib.stored import StoredResult, read_result
 from PerfusionCBVLib.volume import read_volume
+
+if TYPE_CHECKING:
+    from PerfusionCBVLib.regions import Region
+    from PerfusionCBVLib.registration import Registration
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,9 +82,20 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument(
         "--cut-offs", default="1.0,1.75", metavar="LOW,HIGH", help="of fractional burden; default: %(default)s"
     )
+    _add_anatomy(measure, required=False)
     measure.add_argument("--mirror", action="store_true", help="compare each region with its mirror image in the brain")
     measure.add_argument("--json", action="store_true", help="print the measures as JSON")
     measure.set_defaults(run=_measure)
+
+    report = commands.add_parser("report", help="write one page about maps for the referrer, with measures of regions")
+    report.add_argument("maps", type=Path, metavar="MAPS", help="folder that `perfusion-cbv map` wrote")
+    report.add_argument("--output", type=Path, required=True, metavar="FILE", help="page.pdf or page.html")
+    report.add_argument("--regions", type=Path, metavar="FILE", help="label map or segmentation to measure and outline")
+    _add_anatomy(report, required=False)
+    report.add_argument(
+        "--name-from", type=Path, metavar="DICOM", help="name patient and study on the page, from the maps' own series"
+    )
+    report.set_defaults(run=_report)
 
     check_ = commands.add_parser("check", help="say what is noteworthy about a series; make no map")
     _add_input(check_)
@@ -205,9 +220,6 @@ def _measure(options: argparse.Namespace) -> int:
     from PerfusionCBVLib.load_common import sha256_of_file
     from PerfusionCBVLib.measure import MeasureSettings, measure_regions
     from PerfusionCBVLib.measure_output import measures_as_dict, measures_as_text, write_measures
-    from PerfusionCBVLib.output import PROVENANCE, as_json
-    from PerfusionCBVLib.region_files import read_regions
-    from PerfusionCBVLib.stored import read_result
 
     try:
         low, high = (float(part) for part in options.cut_offs.split(","))
@@ -219,11 +231,12 @@ def _measure(options: argparse.Namespace) -> int:
     with _ProgressBar() as progress:
         progress(0.0, "Reading")
         result = read_result(options.maps)
-        regions = read_regions(options.regions, result.mask.shape, result.affine)
-        measured = measure_regions(regions, result, settings, mirrors=options.mirror, progress=progress)
+        regions, registration = _regions(options, result, part(progress, 0.0, 0.5))
+        measured = measure_regions(regions, result, settings, mirrors=options.mirror, progress=part(progress, 0.5, 1.0))
         source = {
             "maps": {"folder": str(options.maps), "provenance_sha256": sha256_of_file(options.maps / PROVENANCE)},
             "regions": {"file": options.regions.name, "sha256": sha256_of_file(options.regions)},
+            "registration": None if registration is None else registration.as_dict(),
             "provenance": result.provenance,
         }
         write_measures(measured, options.output, settings=settings, affine=result.affine, source=source)
@@ -234,6 +247,48 @@ def _measure(options: argparse.Namespace) -> int:
     if not options.json:
         print(f"\nWritten to {options.output}. Research use only.")
     return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from PerfusionCBVLib.identity import read_identity
+    from PerfusionCBVLib.measure import measure_regions
+    from PerfusionCBVLib.one_page import Reading, write_page
+
+    if options.anatomy is not None and options.regions is None:
+        raise UsageError("--anatomy says where --regions were drawn; pass both or neither.")
+    with _ProgressBar() as progress:
+        progress(0.0, "Reading")
+        result = read_result(options.maps)
+        regions = () if options.regions is None else _regions(options, result, part(progress, 0.0, 0.5))[0]
+        measured = measure_regions(regions, result, progress=part(progress, 0.5, 0.8))
+        identity = {} if options.name_from is None else read_identity(options.name_from, result.provenance)
+        reading = Reading(
+            result=result,
+            regions={region.name: region.mostly for region in regions},
+            measurements=[row for each in measured for row in each.measurements],
+            identity=identity,
+        )
+        progress(0.8, "Writing the page")
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        write_page(reading, options.output)
+    print(f"Written to {options.output}. Research use only.")
+    return 0
+
+
+def _regions(
+    options: argparse.Namespace, result: StoredResult, progress: Progress
+) -> tuple[tuple[Region, ...], Registration | None]:
+    """Return the regions on the maps' grid and, where they were drawn on an anatomical volume, how that was aligned."""
+    from PerfusionCBVLib.overlay import regions_on_maps
+    from PerfusionCBVLib.region_files import read_regions
+
+    if options.anatomy is None:
+        return read_regions(options.regions, result.mask.shape, result.affine), None
+    anatomy = read_volume(options.anatomy, series_uid=options.anatomy_uid)
+    drawn = read_regions(options.regions, anatomy.values.shape, anatomy.affine)
+    regions, registration = regions_on_maps(drawn, anatomy, result, progress)
+    _print_warnings(registration.findings)
+    return regions, registration
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import numpy as np
 from PerfusionCBVLib import __version__
 from PerfusionCBVLib.output import REGISTRATION, require_own_folder, whole_folder, write_json, write_nifti
 from PerfusionCBVLib.progress import Progress, part, silent
+from PerfusionCBVLib.regions import Region
 from PerfusionCBVLib.registration import Registration, register
 from PerfusionCBVLib.registration_picture import registration_picture
-from PerfusionCBVLib.resampling import resample
+from PerfusionCBVLib.resampling import resample, segment_share
 from PerfusionCBVLib.rigid import write_itk_transform
 from PerfusionCBVLib.series import ParameterMap
 from PerfusionCBVLib.stored import StoredResult
@@ -75,6 +77,41 @@ def make_overlay(result: StoredResult, anatomy: Volume, progress: Progress = sil
         values = resample(inside, result.affine, anatomy.values.shape, anatomy.affine, registration.matrix)
         maps[name] = ParameterMap(name, values, anatomy.affine, map_.unit, f"{map_.description}, on {anatomy.name}")
     return Overlay(registration, maps, baseline, result.mask, anatomy)
+
+
+def regions_on_maps(
+    regions: Sequence[Region], anatomy: Volume, result: StoredResult, progress: Progress = silent
+) -> tuple[tuple[Region, ...], Registration]:
+    """Return regions that were drawn on an anatomical volume as shares of the native maps' voxels.
+
+    Parameters
+    ----------
+    regions : sequence of Region
+        On the anatomy's grid.
+    anatomy : Volume
+        Of the same patient.
+    result : StoredResult
+    progress : callable (fraction, message), optional
+
+    Returns
+    -------
+    regions : tuple of Region
+        On the maps' grid.
+    registration : Registration
+        Look at its findings: where it is wrong, so is every measure.
+
+    Raises
+    ------
+    GeometryError, QualityError
+        See `registration.register`; or a region lies outside the maps.
+    """
+    baseline = Volume(result.baseline, result.affine, "DSC baseline")
+    registration = register(baseline, result.mask, anatomy, progress)
+    shape, matrix = result.mask.shape, registration.matrix
+    moved = (
+        Region(each.name, segment_share(each.share, anatomy.affine, shape, result.affine, matrix)) for each in regions
+    )
+    return tuple(moved), registration
 
 
 def write_overlay(overlay: Overlay, result: StoredResult, folder: Path | str) -> list[Path]:

@@ -13,20 +13,13 @@ from PerfusionCBVLib.errors import GeometryError, UsageError
 from PerfusionCBVLib.findings import Finding
 from PerfusionCBVLib.gui.output_nodes import CURVE_COLUMNS, SHARED_ROLES, TIME_COLUMN, outputs, provenance
 from PerfusionCBVLib.gui.regions import region_on_series
+from PerfusionCBVLib.identity import FIELDS, readable
 from PerfusionCBVLib.series import ParameterMap
 
 if TYPE_CHECKING:  # needs packages that may not be installed yet
     from PerfusionCBVLib.stored import StoredResult
 
-# What the page says of patient and study, and where Slicer's subject hierarchy keeps it.
-_IDENTITY = {
-    "Patient": ("Patient", "DICOM.PatientName"),
-    "ID": ("Patient", "DICOM.PatientID"),
-    "Born": ("Patient", "DICOM.PatientBirthDate"),
-    "Sex": ("Patient", "DICOM.PatientSex"),
-    "Study": ("Study", "DICOM.StudyDescription"),
-    "Date": ("Study", "DICOM.StudyDate"),
-}
+_STUDY_FIELDS = ("Study", "Date", "Accession")
 
 
 def result_in_scene(node: Any) -> StoredResult:
@@ -110,10 +103,10 @@ def identity_in_scene(node: Any) -> dict[str, str]:
     hierarchy = slicer.mrmlScene.GetSubjectHierarchyNode()
     item = hierarchy.GetItemByDataNode(outputs(node).get("rcbv", node))
     known = {}
-    for title, (level, attribute) in _IDENTITY.items():
-        owner = hierarchy.GetItemAncestorAtLevel(item, level)
-        value = hierarchy.GetItemAttribute(owner, attribute) if owner else ""
-        known[title] = value.replace("^", " ").strip()
+    for title, keyword in FIELDS.items():
+        owner = hierarchy.GetItemAncestorAtLevel(item, "Study" if title in _STUDY_FIELDS else "Patient")
+        value = hierarchy.GetItemAttribute(owner, f"DICOM.{keyword}") if owner else ""
+        known[title] = readable(title, value)
     return known
 
 
