@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from PerfusionCBVLib import __version__
+from PerfusionCBVLib.arterial import ArterialInput, ArterialRequest, arterial_input
 from PerfusionCBVLib.captk import captk_ap_rcbv
 from PerfusionCBVLib.concentration import Status
 from PerfusionCBVLib.errors import QualityError, UsageError
 from PerfusionCBVLib.findings import Finding
+from PerfusionCBVLib.flow import FlowMaps, flow_maps, scale_finding
 from PerfusionCBVLib.leakage import LeakageFit, correct_bidirectional
 from PerfusionCBVLib.masking import validate_mask
 from PerfusionCBVLib.motion import correct_motion
@@ -23,7 +25,7 @@ from PerfusionCBVLib.progress import Progress, part, silent
 from PerfusionCBVLib.quality import check
 from PerfusionCBVLib.result import MapResult
 from PerfusionCBVLib.series import DynamicSeries, ParameterMap
-from PerfusionCBVLib.settings import METHOD_TITLES, NETWORK_METHODS, Settings
+from PerfusionCBVLib.settings import DECONVOLUTION_TITLES, METHOD_TITLES, NETWORK_METHODS, Settings
 
 LEAKING_Z = 3.0
 """|K2| above this many standard errors, and above the brain's spread, counts as leaking."""
@@ -35,6 +37,7 @@ def compute_maps(
     *,
     mask: np.ndarray | None = None,
     reference: np.ndarray | None = None,
+    aif: ArterialRequest | None = None,
     progress: Progress = silent,
 ) -> MapResult:
     """Return the maps of a series with findings and provenance.
@@ -47,6 +50,8 @@ def compute_maps(
         Brain; found when None.
     reference : (x, y, z) array, optional
         Region whose mean rCBV becomes 1, instead of the automatic one.
+    aif : "auto", (x, y, z) array or ArterialCurve, optional
+        Arterial input: found, the mean over a mask, or a curve; then blood flow and transit times are computed too.
     progress : callable (fraction, message), optional
         May raise `Cancelled`, which passes through.
 
@@ -96,6 +101,11 @@ def compute_maps(
     bsw = fit_leakage(prepared)
     fit = fit_leakage(prepared, correct_bidirectional) if settings.method == "bidirectional" else bsw
     clock.lap("leakage correction")
+    arterial = None if aif is None else arterial_input(prepared, aif)
+    if arterial is not None:
+        findings += arterial.checks
+        provenance["arterial_input"] = _about(arterial)
+        clock.lap("arterial input")
 
     deviation = None
     if settings.method in NETWORK_METHODS:
@@ -156,6 +166,15 @@ def compute_maps(
     if fit.kep is not None:
         maps["kep"] = ParameterMap("kep", prepared.volume(fit.kep), series.affine, "1/s", "Washout rate kep")
 
+    if arterial is not None:
+        flow, provenance["flow"] = flow_maps(prepared, bsw, arterial, settings.deconvolution, part(progress, 0.86, 0.9))
+        maps.update(_flow_parameter_maps(flow, prepared, settings.deconvolution))
+        if region is not None and settings.normalize == "nawm":
+            findings.append(scale_finding(maps["cbv"].values, region))
+        if settings.method in NETWORK_METHODS and region is not None:
+            maps["cbv_network"] = _network_cbv(scaled, maps["cbv"], region)
+        clock.lap("flow")
+
     leaking = _leaking(bsw)
     provenance["bolus"] = {
         **{k: v for k, v in asdict(timing).items()},
@@ -178,6 +197,7 @@ def compute_maps(
         curves_per_s=_mean_curves(prepared, region, leaking),
         findings=tuple(findings),
         provenance=provenance,
+        arterial=arterial,
     )
 
 
@@ -228,6 +248,38 @@ def _reference(
         facts = {"kind": "nawm", "side": found.side, "spread": found.spread, "notes": list(found.notes)}
     voxel_ml = abs(float(np.linalg.det(prepared.series.affine[:3, :3]))) / 1000
     return region, {**facts, "voxels": int(region.sum()), "volume_ml": round(float(region.sum()) * voxel_ml, 3)}
+
+
+def _about(arterial: ArterialInput) -> dict[str, Any]:
+    """Return what provenance says about an arterial input; its curve is written as ``aif.csv``."""
+    return {
+        "source": arterial.source,
+        "voxels": None if arterial.mask is None else int(arterial.mask.sum()),
+        "checks": {finding.code: finding.value for finding in arterial.checks},
+    }
+
+
+def _flow_parameter_maps(flow: FlowMaps, prepared: Prepared, deconvolution: str) -> dict[str, ParameterMap]:
+    by = f"{DECONVOLUTION_TITLES[deconvolution]} of leakage-corrected ΔR2*"
+    described = {
+        "cbv": ("ml/(100.g)", "Cerebral blood volume, ratio of areas of leakage-corrected ΔR2* and arterial input"),
+        "cbf": ("ml/(100.g)/min", f"Cerebral blood flow, {by}"),
+        "mtt": ("s", "Mean transit time, CBV over CBF"),
+        "tmax": ("s", f"Time to the maximum of the residue function, {by}"),
+        "ttp": ("s", "Time to peak of leakage-corrected ΔR2*, from the bolus' arrival in the brain"),
+        "delay": ("s", f"Delay after the arterial input, half-rise of the residue function, {by}"),
+    }
+    return {
+        name: ParameterMap(name, prepared.volume(getattr(flow, name)), prepared.series.affine, unit, text)
+        for name, (unit, text) in described.items()
+    }
+
+
+def _network_cbv(rcbv: np.ndarray, cbv: ParameterMap, region: np.ndarray) -> ParameterMap:
+    """Return a network's rCBV in ml/100 g: a relative map put on the deconvolved one's scale, not a second measure."""
+    level = float(np.nanmean(cbv.values[region]))
+    text = f"Network's rCBV times {level:.4g} ml/100 g, the mean of cbv in the reference region"
+    return ParameterMap("cbv_network", rcbv * np.float32(level), cbv.affine, cbv.unit, text)
 
 
 def _leaking(fit: LeakageFit) -> np.ndarray:
