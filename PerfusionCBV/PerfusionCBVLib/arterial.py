@@ -178,9 +178,13 @@ def arterial_voxels(delta_r2s: np.ndarray, times_s: np.ndarray, timing: BolusTim
 
     The tenth with the largest area is kept, and scaled to equal area; the roughest quarter of that (sum of the squared
     second derivative) is dropped; k-means with five clusters, of which the one with the earliest first moment is kept,
-    and once more among its voxels. All of it over the frames from the baseline to the end of the first pass, where
-    arteries differ. Scaling comes before roughness: of unscaled curves the highest arteries would be the first to go.
-    The clusters start from fifths by first moment, so that the same series always gives the same voxels.
+    and once more among its voxels. The clusters start from fifths by first moment, so that the same series always gives
+    the same voxels.
+
+    Two things depart from the paper's order. Roughness is taken before and after the first pass: within it the high and
+    narrow curves of arteries are the roughest of all, and since they fill less than a quarter of a tenth of a brain,
+    none would be left. Clusters are made of the frames up to the end of the first pass: the tail tells no artery from a
+    vein and holds noise and leakage.
 
     Parameters
     ----------
@@ -213,12 +217,13 @@ def arterial_voxels(delta_r2s: np.ndarray, times_s: np.ndarray, timing: BolusTim
             "needed to find the arterial input. Check the brain mask, or give a mask or a curve with --aif."
         )
     window = slice(timing.first_steady, timing.end + 1)
-    shape = delta_r2s[rows, window].astype(np.float64) / areas[rows, np.newaxis]
-    # Divided differences, since the frames need not be uniform.
-    slope = np.diff(shape, axis=1) / np.diff(times_s[window])
-    roughness = np.sum(np.diff(slope, axis=1) ** 2, axis=1)
+    shape = delta_r2s[rows].astype(np.float64) / areas[rows, np.newaxis]
+    roughness = np.zeros(rows.size)
+    for quiet in (slice(timing.first_steady, timing.arrival), slice(timing.end, None)):
+        slope = np.diff(shape[:, quiet], axis=1) / np.diff(times_s[quiet])  # the frames need not be uniform
+        roughness += np.sum(np.diff(slope, axis=1) ** 2, axis=1)
     smooth = roughness <= np.quantile(roughness, 1.0 - ROUGH_SHARE)
-    rows, shape = rows[smooth], shape[smooth]
+    rows, shape = rows[smooth], shape[smooth, window]
     for _ in range(2):
         moment = shape @ times_s[window] / shape.sum(axis=1)
         cluster = _clusters(shape, moment)

@@ -1,9 +1,14 @@
 """Blood volume, blood flow and transit times in absolute units, from tissue curves and an arterial input.
 
-All of it comes from one curve a voxel, the leakage-corrected ΔR2*(t) + K2·∫ref: leaked agent is no blood, it would lift
-or sink the tail that CBV integrates and that the residue function must explain; and MTT = CBV/CBF holds only if both
-come from the same curve. The correction is the unidirectional one of `rcbv_classical`, whatever the method of the rCBV
-map, so that this CBV is that map times a constant. Where nothing leaks it changes CBF by less than 1 %.
+All of it comes from one curve a voxel, since MTT = CBV/CBF holds only if both do. Where leakage stands out from the
+brain (`leakage.leaking_voxels`) that is the corrected curve ΔR2*(t) + K2·∫ref: leaked agent is no blood, it lifts or
+sinks the tail that CBV integrates and that the residue function must explain. Elsewhere it is ΔR2* as measured: tissue
+later or slower than the reference gets a K2 too, and correcting for that takes some 10 % off its volume. The correction
+is the unidirectional one of `rcbv_classical`, whatever the method of the rCBV map.
+
+Areas are taken over all frames that are deconvolved, of tissue and artery alike, and not over the first pass as for
+rCBV: tissue is later than the artery by delay and transit time, so that a window that ends with the pass cuts more off
+the tissue (20 % of the area at 8 s).
 
 ΔR2* stands for concentration with one relaxivity in artery and tissue. That is not so (the artery's is lower, and
 quadratic), so CBV and CBF share a factor that is not known; see `scale_finding`.
@@ -18,10 +23,10 @@ import numpy as np
 
 from PerfusionCBVLib.arterial import ArterialInput
 from PerfusionCBVLib.deconvolution import Deconvolver
-from PerfusionCBVLib.errors import QualityError, TimingError
+from PerfusionCBVLib.errors import TimingError
 from PerfusionCBVLib.findings import Finding
 from PerfusionCBVLib.integral import area, running_integral
-from PerfusionCBVLib.leakage import LeakageFit
+from PerfusionCBVLib.leakage import LeakageFit, leaking_voxels
 from PerfusionCBVLib.preparation import Prepared
 from PerfusionCBVLib.progress import Progress, silent
 from PerfusionCBVLib.settings import Deconvolution
@@ -41,7 +46,7 @@ UNIFORM_TOLERANCE = 1e-3
 WHITE_MATTER_ML_PER_100G = (1.0, 4.0)
 """CBV that normal white matter can have; PET and MRI studies give 1.5 to 3 (Ibaraki 2007, Wenz 1996, Leenders 1990)."""
 
-_ROWS_AT_ONCE = 4096
+_ROWS_AT_ONCE = 16384
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +56,7 @@ class FlowMaps:
     Attributes
     ----------
     cbv : (V,) array, ml/100 g
-        (k_H/ρ)·∫C_t/∫C_a.
+        (k_H/ρ)·∫C_t/∫C_a over the frames that are deconvolved.
     cbf : (V,) array, ml/100 g/min
         (k_H/ρ)·max k.
     mtt : (V,) array, s
@@ -106,18 +111,20 @@ def flow_maps(
     frames = slice(max(timing.first_steady, known.start), known.stop)
     grid = _Grid(times_s[frames])
     deconvolver = Deconvolver(grid.resample(arterial.curve_per_s[frames]), grid.interval_s, method)
-    arterial_area = _area_of_pass(arterial, prepared)
+    arterial_area = float(area(arterial.curve_per_s, times_s, frames))
 
     leaked = np.zeros(times_s.size)
     fitted = timing.after_arrival
     leaked[fitted] = running_integral(prepared.reference_per_s[fitted], times_s[fitted])
     leaked = leaked.astype(np.float32)
+    leaking = leaking_voxels(leakage)
+    k2 = np.where(leaking, leakage.k2, np.float32(0))
     out = np.empty((6, prepared.delta_r2s_per_s.shape[0]), dtype=np.float32)
     for start in range(0, out.shape[1], _ROWS_AT_ONCE):
         progress(start / out.shape[1], "Computing flow")
         rows = slice(start, start + _ROWS_AT_ONCE)
-        curves = prepared.delta_r2s_per_s[rows] + leakage.k2[rows, np.newaxis] * leaked
-        cbv = ML_PER_100G * area(curves, times_s, timing.first_pass) / arterial_area
+        curves = prepared.delta_r2s_per_s[rows] + k2[rows, np.newaxis] * leaked
+        cbv = ML_PER_100G * area(curves, times_s, frames) / arterial_area
         residue = deconvolver.residues(grid.resample(curves[:, frames]))
         highest, tmax, delay = residue_times(residue, grid.interval_s, causal=method == "ssvd")
         cbf = 60.0 * ML_PER_100G * highest
@@ -127,7 +134,8 @@ def flow_maps(
         out[:, rows] = cbv, cbf, mtt, tmax, ttp, delay
     provenance = {
         "deconvolution": method,
-        "curve": "leakage-corrected ΔR2*, unidirectional (Boxerman et al. 2006)",
+        "curve": "ΔR2*; where leakage stands out corrected for it, unidirectionally (Boxerman et al. 2006)",
+        "corrected_voxels": int(leaking.sum()),
         "k_H": LARGE_TO_SMALL_VESSEL,
         "haematocrit_large": HAEMATOCRIT_LARGE,
         "haematocrit_small": HAEMATOCRIT_SMALL,
@@ -238,19 +246,6 @@ class _Grid:
     def resample(self, curves: np.ndarray) -> np.ndarray:
         """Return (..., T) curves at the uniform times."""
         return curves if self.weights is None else curves @ self.weights.astype(curves.dtype)
-
-
-def _area_of_pass(arterial: ArterialInput, prepared: Prepared) -> float:
-    """Return the artery's area up to the end of the first pass; it begins before the brain's does."""
-    known, timing = arterial.known, prepared.timing
-    window = slice(max(timing.first_steady, known.start), timing.end + 1)
-    found = float(area(arterial.curve_per_s, prepared.series.times_s, window))
-    if not found > 0:
-        raise QualityError(
-            f"The area of the arterial input over the first pass is {found:.3g}; it must be above 0. Choose other "
-            "arterial voxels."
-        )
-    return found
 
 
 def _peak_time(curves: np.ndarray, times_s: np.ndarray) -> np.ndarray:

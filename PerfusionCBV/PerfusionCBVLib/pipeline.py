@@ -15,7 +15,7 @@ from PerfusionCBVLib.concentration import Status
 from PerfusionCBVLib.errors import QualityError, UsageError
 from PerfusionCBVLib.findings import Finding
 from PerfusionCBVLib.flow import FlowMaps, flow_maps, scale_finding
-from PerfusionCBVLib.leakage import LeakageFit, correct_bidirectional
+from PerfusionCBVLib.leakage import LeakageFit, correct_bidirectional, leaking_voxels
 from PerfusionCBVLib.masking import validate_mask
 from PerfusionCBVLib.motion import correct_motion
 from PerfusionCBVLib.networks.trust import agreement, calibrated_deviation, familiarity
@@ -26,9 +26,6 @@ from PerfusionCBVLib.quality import check
 from PerfusionCBVLib.result import MapResult
 from PerfusionCBVLib.series import DynamicSeries, ParameterMap
 from PerfusionCBVLib.settings import DECONVOLUTION_TITLES, METHOD_TITLES, NETWORK_METHODS, Settings
-
-LEAKING_Z = 3.0
-"""|K2| above this many standard errors, and above the brain's spread, counts as leaking."""
 
 
 def compute_maps(
@@ -175,7 +172,7 @@ def compute_maps(
             maps["cbv_network"] = _network_cbv(scaled, maps["cbv"], region)
         clock.lap("flow")
 
-    leaking = _leaking(bsw)
+    leaking = leaking_voxels(bsw)
     provenance["bolus"] = {
         **{k: v for k, v in asdict(timing).items()},
         "baseline_frames": [timing.baseline.start, timing.baseline.stop],
@@ -260,13 +257,13 @@ def _about(arterial: ArterialInput) -> dict[str, Any]:
 
 
 def _flow_parameter_maps(flow: FlowMaps, prepared: Prepared, deconvolution: str) -> dict[str, ParameterMap]:
-    by = f"{DECONVOLUTION_TITLES[deconvolution]} of leakage-corrected ΔR2*"
+    by = f"{DECONVOLUTION_TITLES[deconvolution]} of ΔR2*, corrected where it leaks"
     described = {
-        "cbv": ("ml/(100.g)", "Cerebral blood volume, ratio of areas of leakage-corrected ΔR2* and arterial input"),
+        "cbv": ("ml/(100.g)", "Cerebral blood volume, area of ΔR2*, corrected where it leaks, over the artery's"),
         "cbf": ("ml/(100.g)/min", f"Cerebral blood flow, {by}"),
         "mtt": ("s", "Mean transit time, CBV over CBF"),
         "tmax": ("s", f"Time to the maximum of the residue function, {by}"),
-        "ttp": ("s", "Time to peak of leakage-corrected ΔR2*, from the bolus' arrival in the brain"),
+        "ttp": ("s", "Time to peak of ΔR2*, from the bolus' arrival in the brain"),
         "delay": ("s", f"Delay after the arterial input, half-rise of the residue function, {by}"),
     }
     return {
@@ -280,14 +277,6 @@ def _network_cbv(rcbv: np.ndarray, cbv: ParameterMap, region: np.ndarray) -> Par
     level = float(np.nanmean(cbv.values[region]))
     text = f"Network's rCBV times {level:.4g} ml/100 g, the mean of cbv in the reference region"
     return ParameterMap("cbv_network", rcbv * np.float32(level), cbv.affine, cbv.unit, text)
-
-
-def _leaking(fit: LeakageFit) -> np.ndarray:
-    """Return which of the V voxels leak: K2 beyond its own error and beyond what the brain as a whole shows."""
-    centre = np.nanmedian(fit.k2)
-    spread = 1.4826 * np.nanmedian(np.abs(fit.k2 - centre))
-    with np.errstate(invalid="ignore"):
-        return (np.abs(fit.k2) > LEAKING_Z * fit.k2_standard_error) & (np.abs(fit.k2 - centre) > LEAKING_Z * spread)
 
 
 def _summary(rcbv: np.ndarray, prepared: Prepared, leaking: np.ndarray) -> dict[str, float]:
