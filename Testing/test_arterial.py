@@ -40,6 +40,7 @@ def test_arteries_are_found_among_tissue_veins_and_noise(prepared):
     kinds = {
         "tissue": [tissue_at(TIMES_S, c, m, d) for c, m, d in g.uniform((1, 4, 0.5), (6, 8, 3), (40, 3))] * 40,
         "artery": [h * artery_at(TIMES_S) for h in g.uniform(0.1, 0.3, 100)],
+        "distorted": [0.3 * artery_at(TIMES_S) - 3.0 * (TIMES_S > 22)] * 30,
         "vein": [12 * gamma_variate(TIMES_S, 21.0, 9.0, 3.0)] * 100,
     }
     curves = np.concatenate(list(kinds.values()))
@@ -58,7 +59,7 @@ def test_automatic_input_is_the_true_curve(head, prepared):
     steady = slice(prepared.timing.first_steady, None)
     np.testing.assert_allclose(found.curve_per_s[steady], head.artery_per_s[steady], atol=3.0)
     assert {finding.severity for finding in found.checks} == {"info"}
-    assert set(by_code(found)) == {"aif-early", "aif-narrow", "aif-high", "aif-saturated"}
+    assert set(by_code(found)) == {"aif-early", "aif-narrow", "aif-high", "aif-saturated", "aif-tail"}
 
 
 def test_mask_gives_the_mean_of_its_voxels(head, prepared):
@@ -83,6 +84,7 @@ def test_mask_may_lie_outside_the_brain_mask(head):
         (20.0 * gamma_variate(TIMES_S, 14.0, 22.0, 3.0), "aif-narrow", "wide"),
         (0.02 * artery_at(TIMES_S), "aif-high", "times as high"),
         (np.minimum(artery_at(TIMES_S), 30.0), "aif-saturated", "95 %"),
+        (artery_at(TIMES_S) - 9.0 * (TIMES_S > 24), "aif-tail", "above 0"),
     ],
 )
 def test_each_check_warns_of_its_own_fault(prepared, curve, code, words):

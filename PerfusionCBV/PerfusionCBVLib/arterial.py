@@ -110,7 +110,8 @@ class ArterialInput:
     source : str
         "automatic", "mask" or the file's name, for reports.
     checks : tuple of Finding
-        ``aif-early``, ``aif-narrow``, ``aif-high``, ``aif-saturated``: information where all is well, else a warning.
+        ``aif-early``, ``aif-narrow``, ``aif-high``, ``aif-saturated``, ``aif-tail``: information where all is well,
+        else a warning.
     """
 
     curve_per_s: np.ndarray
@@ -181,10 +182,11 @@ def arterial_voxels(delta_r2s: np.ndarray, times_s: np.ndarray, timing: BolusTim
     and once more among its voxels. The clusters start from fifths by first moment, so that the same series always gives
     the same voxels.
 
-    Two things depart from the paper's order. Roughness is taken before and after the first pass: within it the high and
-    narrow curves of arteries are the roughest of all, and since they fill less than a quarter of a tenth of a brain,
-    none would be left. Clusters are made of the frames up to the end of the first pass: the tail tells no artery from a
-    vein and holds noise and leakage.
+    Three things depart from the paper. Voxels below their baseline after the first pass are left out first: blood holds
+    agent then, and a negative ΔR2* means that shortened T1 distorts the whole curve, most in arteries. Roughness is
+    taken before and after the first pass: within it the high and narrow curves of arteries are the roughest of all, and
+    since they fill less than a quarter of a tenth of a brain, none would be left. Clusters are made of the frames up to
+    the end of the first pass: the tail tells no artery from a vein and holds noise and leakage.
 
     Parameters
     ----------
@@ -208,7 +210,8 @@ def arterial_voxels(delta_r2s: np.ndarray, times_s: np.ndarray, timing: BolusTim
     Mouridsen, Christensen, Gyldensted, Østergaard 2006, Magn Reson Med 55:524.
     """
     areas = area(delta_r2s, times_s, timing.first_pass).astype(np.float64)
-    rows = np.flatnonzero(areas > 0)
+    tail = delta_r2s[:, timing.end :].mean(axis=1)
+    rows = np.flatnonzero((areas > 0) & (tail > 0))
     if rows.size:
         rows = rows[areas[rows] >= np.quantile(areas[rows], 1.0 - AREA_SHARE)]
     if rows.size < MINIMUM_CANDIDATES:
@@ -427,6 +430,7 @@ def _checks(
     lead_s = tissue.half_rise_s - artery.half_rise_s
     width = artery.width_s / tissue.width_s
     height = artery.height_per_s / tissue.height_per_s
+    tail = float(np.nanmean(curve[timing.end :])) / artery.height_per_s
     return (
         _check(
             "aif-early",
@@ -464,6 +468,16 @@ def _checks(
             "The peak is cut off, so that CBV and CBF come out too high. Choose voxels beside the artery, where the "
             "signal does not vanish, with --aif MASK.",
             round(max(artery.plateau, saturated), 2),
+            "",
+        ),
+        _check(
+            "aif-tail",
+            tail > 0,
+            f"After the first pass the arterial input is at {tail:.0%} of its peak"
+            f"{'.' if tail > 0 else '; blood holds agent then, so it must stay above 0.'}",
+            "Shortened T1 distorts the curve, and its area, CBV and CBF with it. Choose arterial voxels whose signal "
+            "stays below its baseline after the bolus, with --aif MASK.",
+            round(tail, 3),
             "",
         ),
     )
