@@ -16,6 +16,7 @@ CURVE_STYLES = {
     "brain": ("brain", "#1b5e9b", ""),
     "reference": ("reference region", "#2b7a3d", "8 4"),
     "leaking": ("leaking tissue", "#c0392b", "2 3"),
+    "artery": ("arterial input", "#8c1d5a", ""),
 }
 _OTHER_STYLES = (("#6b4fa0", "10 3 2 3"), ("#8a6d1d", "5 2"), ("#444444", "1 4"))
 
@@ -54,7 +55,7 @@ def curve_chart(
     ----------
     times_s : (T,) array, s
     curves_per_s : mapping of str to (T,) array, 1/s
-        By name; ``brain``, ``reference`` and ``leaking`` have a fixed style. A line is broken where a value is missing.
+        By name; those of `CURVE_STYLES` have a fixed style. A line is broken where a value is missing.
     windows : sequence of (label, start, end), s
         Spans of time that are shaded.
 

@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from PerfusionCBVLib import __version__, check, compute_maps, load_series, write_result
+from PerfusionCBVLib.arterial import ArterialRequest, read_arterial_curve
 from PerfusionCBVLib.errors import Cancelled, ModelError, PerfusionError, UsageError
 from PerfusionCBVLib.findings import Finding
 from PerfusionCBVLib.masking import read_mask
@@ -21,7 +22,7 @@ from PerfusionCBVLib.output import PROVENANCE, as_json, require_own_folder
 from PerfusionCBVLib.progress import Progress, part, silent
 from PerfusionCBVLib.result import MapResult
 from PerfusionCBVLib.series import DynamicSeries
-from PerfusionCBVLib.settings import METHODS, Settings
+from PerfusionCBVLib.settings import DECONVOLUTIONS, METHODS, Settings
 from PerfusionCBVLib.stored import StoredResult, read_result
 from PerfusionCBVLib.volume import read_volume
 
@@ -67,6 +68,20 @@ def _parser() -> argparse.ArgumentParser:
     map_.add_argument("--normalize", choices=("nawm", "brain", "none"), default=Settings.normalize)
     map_.add_argument("--motion-correction", action="store_true", help="align every frame to the baseline first")
     map_.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default=Settings.device)
+    map_.add_argument(
+        "--aif",
+        metavar="auto|FILE.csv|MASK.nii.gz",
+        help="arterial input: found, a curve (time in s, ΔR2* in 1/s), or voxels; adds cbv, cbf, mtt, tmax, ttp, delay",
+    )
+    map_.add_argument(
+        "--aif-relaxivity",
+        type=float,
+        metavar="NUMBER",
+        help="1/s per mmol/l in tissue, where FILE.csv holds a concentration in mmol/l",
+    )
+    map_.add_argument(
+        "--deconvolution", choices=DECONVOLUTIONS, default=Settings.deconvolution, help="default: %(default)s"
+    )
     map_.add_argument("--json", action="store_true", help="print a summary as JSON")
     map_.set_defaults(run=_map)
 
@@ -198,17 +213,20 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _map(options: argparse.Namespace) -> int:
-    settings = Settings(options.method, options.normalize, options.motion_correction, options.device)
+    settings = Settings(
+        options.method, options.normalize, options.motion_correction, options.device, options.deconvolution
+    )
     with _ProgressBar() as progress:
         progress(0.0, "Reading")
         series = _load(options)
         mask = None if options.mask is None else read_mask(options.mask, series)
         reference = None if options.reference is None else read_mask(options.reference, series)
-        result = compute_maps(series, settings, mask=mask, reference=reference, progress=progress)
+        aif = _arterial_request(options, series)
+        result = compute_maps(series, settings, mask=mask, reference=reference, aif=aif, progress=progress)
         progress(0.95, "Writing")
         written = write_result(result, options.output)
     if options.json:
-        keys = ("summary", "reference", "bolus", "findings", "agreement", "familiarity")
+        keys = ("summary", "reference", "bolus", "findings", "agreement", "familiarity", "arterial_input", "flow")
         summary = {key: result.provenance.get(key) for key in keys}
         print(_json({"method": settings.method, "files": [str(path) for path in written], **summary}))
     else:
@@ -289,6 +307,17 @@ def _regions(
     regions, registration = regions_on_maps(drawn, anatomy, result, progress)
     _print_warnings(registration.findings)
     return regions, registration
+
+
+def _arterial_request(options: argparse.Namespace, series: DynamicSeries) -> ArterialRequest | None:
+    """Return what --aif asks for: nothing, "auto", a curve (.csv) or a mask (NIfTI)."""
+    if options.aif is not None and options.aif.lower().endswith(".csv"):
+        return read_arterial_curve(Path(options.aif), relaxivity_per_s_per_mm=options.aif_relaxivity)
+    if options.aif_relaxivity is not None:
+        raise UsageError("--aif-relaxivity belongs to --aif FILE.csv with a concentration; leave it out.")
+    if options.aif is None or options.aif == "auto":
+        return options.aif
+    return read_mask(Path(options.aif), series)
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -24,6 +24,8 @@ Faster washout (1/kep near the width of the first pass) looks like a later or wi
 whose transit differs from the reference's would be "corrected" for leakage that it does not have.
 """
 SIGNIFICANT_K2_IN_SE = 3.0
+LEAKING_Z = 3.0
+"""|K2| above this many standard errors, and above the brain's spread, counts as leaking."""
 
 _KEP_NODES = 72
 _ROWS_AT_ONCE = 8192  # keeps the float64 work of one block in a few MB
@@ -224,6 +226,19 @@ def correct_bidirectional(
     kep = largest_kep_per_s * np.expm1(np.linspace(0.0, 4.0, _KEP_NODES)) / np.expm1(4.0)
     basis = _LeakageBasis(reference, times_s, kep, fit=fit, window=window, baseline=baseline)
     return _fit_in_blocks(delta_r2s, basis, with_kep=True)
+
+
+def leaking_voxels(fit: LeakageFit) -> np.ndarray:
+    """Return which of the V voxels leak: K2 beyond its own error and beyond what the brain as a whole shows.
+
+    Returns
+    -------
+    (V,) bool array
+    """
+    centre = np.nanmedian(fit.k2)
+    spread = _MAD_TO_SD * np.nanmedian(np.abs(fit.k2 - centre))
+    with np.errstate(invalid="ignore"):
+        return (np.abs(fit.k2) > LEAKING_Z * fit.k2_standard_error) & (np.abs(fit.k2 - centre) > LEAKING_Z * spread)
 
 
 def washout_convolution(curve: np.ndarray, times_s: np.ndarray, kep_per_s: float) -> np.ndarray:

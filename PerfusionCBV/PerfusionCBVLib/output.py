@@ -15,6 +15,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from PerfusionCBVLib.arterial import write_arterial_input
 from PerfusionCBVLib.errors import UnreadableInputError, UsageError
 from PerfusionCBVLib.report import write_pictures, write_report
 from PerfusionCBVLib.result import MapResult
@@ -41,6 +42,10 @@ def write_result(result: MapResult, folder: Path | str) -> list[Path]:
         write_nifti(fresh / "status.nii.gz", result.status, affine)
         if result.reference is not None:
             write_nifti(fresh / "reference.nii.gz", result.reference.astype(np.uint8), affine)
+        if result.arterial is not None:
+            write_arterial_input(result.arterial, fresh / "aif.csv")
+            if result.arterial.mask is not None:
+                write_nifti(fresh / "aif_mask.nii.gz", result.arterial.mask.astype(np.uint8), affine)
         _write_curves(fresh / CURVES, result)
         write_pictures(result, fresh)
         write_report(result, fresh / "report.html")

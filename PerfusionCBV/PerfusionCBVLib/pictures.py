@@ -35,6 +35,10 @@ OUTLINE_COLOUR = (255, 210, 0)
 REGION_COLOURS = ((255, 255, 255), (255, 120, 255), (120, 255, 255), (255, 210, 0))
 SMALLEST_RCBV_WINDOW = 4.0
 RATIO = "{ratio}"
+FLOW_LABELS = {"cbv": "CBV", "cbf": "CBF", "mtt": "MTT", "tmax": "Tmax"}
+"""Flow maps that reports show."""
+
+_UNIT_TEXTS = {"1": "no unit", "": "no unit", "ml/(100.g)": "ml/100 g", "ml/(100.g)/min": "ml/100 g/min"}
 
 _EDGES = {0: ("A", "P"), 1: ("R", "L"), 2: ("R", "L")}
 
@@ -255,6 +259,26 @@ def uncertainty_picture(result: AnyResult) -> Image.Image:
     return _strip(result, "uncertainty", "uniform", uncertainty_window(result), "SD")
 
 
+def flow_picture(result: AnyResult, name: str) -> Image.Image:
+    """Return a strip of a flow map over the baseline image, from 0 to its 98th percentile in the brain.
+
+    Parameters
+    ----------
+    result : MapResult or StoredResult
+    name : str
+        Of `FLOW_LABELS`.
+
+    Raises
+    ------
+    KeyError
+        The result has no such map.
+    """
+    values = result.maps[name].values[result.mask]
+    finite = values[np.isfinite(values)]
+    top = float(np.percentile(finite, 98.0)) if finite.size else 0.0
+    return _strip(result, name, "perfusion", (0.0, top if top > 0 else 1.0), FLOW_LABELS[name])
+
+
 def _strip(result: AnyResult, name: str, table: TableName, window: tuple[float, float], label: str) -> Image.Image:
     """Return one row of slices of a map over the baseline image, with its colour bar."""
     map_ = result.maps[name]
@@ -298,7 +322,7 @@ def write_pictures(result: AnyResult, folder: Path | str) -> list[Path]:
 
 def unit_text(unit: str) -> str:
     """Return a UCUM code as a reader expects it: ``{ratio}`` becomes "ratio"."""
-    return {"1": "no unit", "": "no unit"}.get(unit, unit.strip("{}"))
+    return _UNIT_TEXTS.get(unit, unit.strip("{}"))
 
 
 def _evenly(items: Sequence[int] | np.ndarray, count: int) -> tuple[int, ...]:

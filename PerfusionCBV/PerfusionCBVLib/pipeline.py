@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from PerfusionCBVLib import __version__
+from PerfusionCBVLib.arterial import ArterialInput, ArterialRequest, arterial_input
 from PerfusionCBVLib.captk import captk_ap_rcbv
 from PerfusionCBVLib.concentration import Status
 from PerfusionCBVLib.errors import QualityError, UsageError
 from PerfusionCBVLib.findings import Finding
-from PerfusionCBVLib.leakage import LeakageFit, correct_bidirectional
+from PerfusionCBVLib.flow import FlowMaps, flow_maps, scale_finding
+from PerfusionCBVLib.leakage import LeakageFit, correct_bidirectional, leaking_voxels
 from PerfusionCBVLib.masking import validate_mask
 from PerfusionCBVLib.motion import correct_motion
 from PerfusionCBVLib.networks.trust import agreement, calibrated_deviation, familiarity
@@ -24,10 +26,7 @@ from PerfusionCBVLib.quality import check
 from PerfusionCBVLib.recovery import percentage_signal_recovery
 from PerfusionCBVLib.result import MapResult
 from PerfusionCBVLib.series import DynamicSeries, ParameterMap
-from PerfusionCBVLib.settings import METHOD_TITLES, NETWORK_METHODS, Settings
-
-LEAKING_Z = 3.0
-"""|K2| above this many standard errors, and above the brain's spread, counts as leaking."""
+from PerfusionCBVLib.settings import DECONVOLUTION_TITLES, METHOD_TITLES, NETWORK_METHODS, Settings
 
 
 def compute_maps(
@@ -36,6 +35,7 @@ def compute_maps(
     *,
     mask: np.ndarray | None = None,
     reference: np.ndarray | None = None,
+    aif: ArterialRequest | None = None,
     progress: Progress = silent,
 ) -> MapResult:
     """Return the maps of a series with findings and provenance.
@@ -48,6 +48,8 @@ def compute_maps(
         Brain; found when None.
     reference : (x, y, z) array, optional
         Region whose mean rCBV becomes 1, instead of the automatic one.
+    aif : "auto", (x, y, z) array or ArterialCurve, optional
+        Arterial input: found, the mean over a mask, or a curve; then blood flow and transit times are computed too.
     progress : callable (fraction, message), optional
         May raise `Cancelled`, which passes through.
 
@@ -97,6 +99,11 @@ def compute_maps(
     bsw = fit_leakage(prepared)
     fit = fit_leakage(prepared, correct_bidirectional) if settings.method == "bidirectional" else bsw
     clock.lap("leakage correction")
+    arterial = None if aif is None else arterial_input(prepared, aif)
+    if arterial is not None:
+        findings += arterial.checks
+        provenance["arterial_input"] = _about(arterial)
+        clock.lap("arterial input")
 
     deviation = None
     if settings.method in NETWORK_METHODS:
@@ -167,7 +174,16 @@ def compute_maps(
     recovery = prepared.volume(percentage_signal_recovery(moved.signal[prepared.usable], timing))
     maps["psr"] = ParameterMap("psr", recovery, series.affine, "%", "Percentage signal recovery")
 
-    leaking = _leaking(bsw)
+    if arterial is not None:
+        flow, provenance["flow"] = flow_maps(prepared, bsw, arterial, settings.deconvolution, part(progress, 0.86, 0.9))
+        maps.update(_flow_parameter_maps(flow, prepared, settings.deconvolution))
+        if region is not None and settings.normalize == "nawm":
+            findings.append(scale_finding(maps["cbv"].values, region))
+        if settings.method in NETWORK_METHODS and region is not None:
+            maps["cbv_network"] = _network_cbv(scaled, maps["cbv"], region)
+        clock.lap("flow")
+
+    leaking = leaking_voxels(bsw)
     provenance["bolus"] = {
         **{k: v for k, v in asdict(timing).items()},
         "baseline_frames": [timing.baseline.start, timing.baseline.stop],
@@ -189,6 +205,7 @@ def compute_maps(
         curves_per_s=_mean_curves(prepared, region, leaking),
         findings=tuple(findings),
         provenance=provenance,
+        arterial=arterial,
     )
 
 
@@ -241,12 +258,36 @@ def _reference(
     return region, {**facts, "voxels": int(region.sum()), "volume_ml": round(float(region.sum()) * voxel_ml, 3)}
 
 
-def _leaking(fit: LeakageFit) -> np.ndarray:
-    """Return which of the V voxels leak: K2 beyond its own error and beyond what the brain as a whole shows."""
-    centre = np.nanmedian(fit.k2)
-    spread = 1.4826 * np.nanmedian(np.abs(fit.k2 - centre))
-    with np.errstate(invalid="ignore"):
-        return (np.abs(fit.k2) > LEAKING_Z * fit.k2_standard_error) & (np.abs(fit.k2 - centre) > LEAKING_Z * spread)
+def _about(arterial: ArterialInput) -> dict[str, Any]:
+    """Return what provenance says about an arterial input; its curve is written as ``aif.csv``."""
+    return {
+        "source": arterial.source,
+        "voxels": None if arterial.mask is None else int(arterial.mask.sum()),
+        "checks": {finding.code: finding.value for finding in arterial.checks},
+    }
+
+
+def _flow_parameter_maps(flow: FlowMaps, prepared: Prepared, deconvolution: str) -> dict[str, ParameterMap]:
+    by = f"{DECONVOLUTION_TITLES[deconvolution]} of ΔR2*, corrected where it leaks"
+    described = {
+        "cbv": ("ml/(100.g)", "Cerebral blood volume, area of ΔR2*, corrected where it leaks, over the artery's"),
+        "cbf": ("ml/(100.g)/min", f"Cerebral blood flow, {by}"),
+        "mtt": ("s", "Mean transit time, CBV over CBF"),
+        "tmax": ("s", f"Time to the maximum of the residue function, {by}"),
+        "ttp": ("s", "Time to peak of ΔR2*, from the bolus' arrival in the brain"),
+        "delay": ("s", f"Delay after the arterial input, half-rise of the residue function, {by}"),
+    }
+    return {
+        name: ParameterMap(name, prepared.volume(getattr(flow, name)), prepared.series.affine, unit, text)
+        for name, (unit, text) in described.items()
+    }
+
+
+def _network_cbv(rcbv: np.ndarray, cbv: ParameterMap, region: np.ndarray) -> ParameterMap:
+    """Return a network's rCBV in ml/100 g: a relative map put on the deconvolved one's scale, not a second measure."""
+    level = float(np.nanmean(cbv.values[region]))
+    text = f"Network's rCBV times {level:.4g} ml/100 g, the mean of cbv in the reference region"
+    return ParameterMap("cbv_network", rcbv * np.float32(level), cbv.affine, cbv.unit, text)
 
 
 def _summary(rcbv: np.ndarray, prepared: Prepared, leaking: np.ndarray) -> dict[str, float]:

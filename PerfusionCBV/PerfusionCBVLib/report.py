@@ -14,9 +14,11 @@ from PerfusionCBVLib.charts import curve_chart
 from PerfusionCBVLib.concentration import Status
 from PerfusionCBVLib.findings import Finding
 from PerfusionCBVLib.pictures import (
+    FLOW_LABELS,
     SliceView,
     comparison_picture,
     difference_window,
+    flow_picture,
     inline_picture,
     is_comparable,
     k2_picture,
@@ -117,6 +119,8 @@ def report_html(result: MapResult) -> str:
         _reference_section(result),
         _leakage_section(result),
         _curves_section(result),
+        _arterial_section(result),
+        _flow_section(result),
         "<h2>Summary</h2>" + _table(("Quantity", "Value", "Unit"), summary_rows(result)),
         "<h2>Acquisition</h2>" + _table(("Quantity", "Value", "Unit", "Source"), _acquisition_rows(result)),
         "<h2>Settings and provenance</h2>" + _table(("Key", "Value"), _provenance_rows(result.provenance)),
@@ -310,6 +314,35 @@ def _curves_section(result: MapResult) -> str:
         caption += f" The first {first} frames, not in steady state, are left out."
     chart = curve_chart(times_s[first:], curves, windows=windows)
     return f"{title}<figure>{chart}<figcaption>{caption}</figcaption></figure>"
+
+
+def _arterial_section(result: MapResult) -> str:
+    arterial = result.arterial
+    if arterial is None:
+        return ""
+    times_s, first = arterial.times_s, result.timing.first_steady
+    curves = {"artery": arterial.curve_per_s[first:]}
+    if "brain" in result.curves_per_s:
+        curves["brain"] = np.asarray(result.curves_per_s["brain"])[first:]
+    pass_s = times_s[result.timing.first_pass]
+    chart = curve_chart(times_s[first:], curves, windows=[("first pass", float(pass_s[0]), float(pass_s[-1]))])
+    where = f"Source: {arterial.source}"
+    if arterial.mask is not None:
+        where += f", mean of {int(arterial.mask.sum())} voxels"
+    caption = f"{escape(where)}. ΔR2* of the arterial input and, beside it, of the brain."
+    rows = [(f.severity, f.message, f"{_text(f.value)} {f.unit}".strip(), f.advice) for f in arterial.checks]
+    return f"<h2>Arterial input</h2><figure>{chart}<figcaption>{caption}</figcaption></figure>" + _table(
+        ("Severity", "Check", "Value", "What to do"), rows
+    )
+
+
+def _flow_section(result: MapResult) -> str:
+    figures = [
+        _figure(flow_picture(result, name), f"{label}: {_sentence(result.maps[name].description)}", label)
+        for name, label in FLOW_LABELS.items()
+        if name in result.maps
+    ]
+    return "<h2>Flow</h2>" + "".join(figures) if figures else ""
 
 
 def _acquisition_rows(result: MapResult) -> list[tuple[str, str, str, str]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from PerfusionCBVLib.arterial import ArterialInput
 from PerfusionCBVLib.findings import Finding
 from PerfusionCBVLib.series import DynamicSeries, ParameterMap
 from PerfusionCBVLib.timing import BolusTiming
@@ -22,7 +23,8 @@ class MapResult:
         As it was read.
     maps : dict of str to ParameterMap
         By file stem: ``rcbv`` (the chosen method); beside a network ``rcbv_classical``, ``disagreement`` and, where the
-        network knows it, ``uncertainty``; ``k1``, ``k2``, ``kep``; ``psr``.
+        network knows it, ``uncertainty``; ``k1``, ``k2``, ``kep``; ``psr``. With an arterial input ``cbv``, ``cbf``,
+        ``mtt``, ``tmax``, ``ttp``, ``delay`` and, for a network, ``cbv_network``.
     baseline : (x, y, z) float32 array
         Mean signal before the bolus, the picture under the overlay.
     mask : (x, y, z) bool array
@@ -37,6 +39,8 @@ class MapResult:
     findings : tuple of Finding
     provenance : dict
         Written as ``provenance.json``.
+    arterial : ArterialInput or None
+        What flow was measured against; None where it was not asked for.
     """
 
     series: DynamicSeries
@@ -49,6 +53,7 @@ class MapResult:
     curves_per_s: dict[str, np.ndarray] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
+    arterial: ArterialInput | None = None
 
     @property
     def affine(self) -> np.ndarray:

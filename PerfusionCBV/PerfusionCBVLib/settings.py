@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from PerfusionCBVLib.errors import UsageError
 
@@ -22,6 +22,16 @@ METHOD_TITLES = {
 }
 
 Normalisation = Literal["nawm", "brain", "none"]
+Deconvolution = Literal["osvd", "csvd", "ssvd", "tikhonov"]
+DECONVOLUTIONS: tuple[Deconvolution, ...] = get_args(Deconvolution)
+
+
+DECONVOLUTION_TITLES = {
+    "osvd": "oSVD deconvolution",
+    "csvd": "cSVD deconvolution",
+    "ssvd": "sSVD deconvolution",
+    "tikhonov": "Tikhonov deconvolution",
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,8 @@ class Settings:
         Bring every frame to the baseline's position first.
     device : "auto", "cpu", "cuda" or "mps"
         Where a network runs.
+    deconvolution : "osvd", "csvd", "ssvd" or "tikhonov"
+        How flow is computed where there is an arterial input; see `deconvolution.Deconvolver`.
 
     Raises
     ------
@@ -50,12 +62,14 @@ class Settings:
     normalize: Normalisation = "nawm"
     motion_correction: bool = False
     device: str = "auto"
+    deconvolution: Deconvolution = "osvd"
 
     def __post_init__(self) -> None:
         for name, value, known in (
             ("method", self.method, METHODS),
             ("normalize", self.normalize, ("nawm", "brain", "none")),
             ("device", self.device, ("auto", "cpu", "cuda", "mps")),
+            ("deconvolution", self.deconvolution, DECONVOLUTIONS),
         ):
             if value not in known:
                 raise UsageError(f"Unknown {name} {value!r}; choose one of: {', '.join(known)}.")
