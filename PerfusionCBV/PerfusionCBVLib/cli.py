@@ -1,4 +1,4 @@
-"""The command line: demo, map, check, simulate, train, evaluate, models."""
+"""The command line: demo, map, check, dicom, simulate, train, evaluate, models."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from PerfusionCBVLib import __version__, check, compute_maps, load_series, write_result
+from PerfusionCBVLib.dicom_out import command as dicom_command
 from PerfusionCBVLib.errors import Cancelled, ModelError, PerfusionError, UsageError
 from PerfusionCBVLib.masking import read_mask
 from PerfusionCBVLib.networks.cards import ARCHITECTURES, known_networks, read_card
@@ -66,6 +67,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_input(check_)
     check_.add_argument("--json", action="store_true", help="print the findings as JSON")
     check_.set_defaults(run=_check)
+
+    dicom = commands.add_parser("dicom", help="make DICOM objects of maps; send them when asked for")
+    dicom_command.add_arguments(dicom)
+    dicom.set_defaults(run=_dicom)
 
     simulate = commands.add_parser("simulate", help="write a simulated series with its truth")
     simulate.add_argument("--output", type=Path, required=True, metavar="DIR")
@@ -169,6 +174,15 @@ def _check(options: argparse.Namespace) -> int:
     if errors:
         print(f"perfusion-cbv: {errors[0].message} {errors[0].advice}".rstrip(), file=sys.stderr)
         return 3
+    return 0
+
+
+def _dicom(options: argparse.Namespace) -> int:
+    with _ProgressBar() as progress:
+        lines, error = dicom_command.run(options, progress)
+    print("\n".join(lines))
+    if error is not None:
+        raise error
     return 0
 
 

@@ -167,7 +167,7 @@ def rcbv_picture(result: AnyResult, table: TableName, view: SliceView | None = N
     view = view or slice_view(result.affine, result.mask)
     rcbv = result.maps["rcbv"]
     tiles = _map_tiles(view, result, rcbv.values, table, *rcbv_window(result))
-    bar = _colour_bar(table, *rcbv_window(result), f"rCBV ({unit_text(rcbv.unit)})")
+    bar = colour_bar(table, *rcbv_window(result), f"rCBV ({unit_text(rcbv.unit)})")
     return _stack([_block(tiles, "", bar)])
 
 
@@ -187,11 +187,11 @@ def comparison_picture(result: AnyResult, view: SliceView | None = None) -> Imag
     blocks = []
     for title, chosen in (("Network", network), ("Classical", classical)):
         window = rcbv_window(result) if comparable else _window(result, chosen.name)
-        bar = _colour_bar("perfusion", *window, f"rCBV ({unit_text(chosen.unit)})")
+        bar = colour_bar("perfusion", *window, f"rCBV ({unit_text(chosen.unit)})")
         blocks.append(_block(_map_tiles(view, result, chosen.values, "perfusion", *window), title, bar))
     if comparable:
         window = difference_window(result)
-        bar = _colour_bar("diverging", *window, f"difference ({unit_text(network.unit)})")
+        bar = colour_bar("diverging", *window, f"difference ({unit_text(network.unit)})")
         tiles = _map_tiles(view, result, network.values - classical.values, "diverging", *window)
         blocks.append(_block(tiles, "Network - classical", bar))
     return _stack(blocks)
@@ -210,7 +210,7 @@ def reference_picture(result: AnyResult) -> Image.Image:
     chosen = slice_view(result.affine, result.reference, COLUMNS)
     brain = slice_view(result.affine, result.mask | result.reference)
     view = replace(chosen, rows=brain.rows, columns=brain.columns)
-    grey = _grey(result)
+    grey = grey_baseline(result)
     tiles = []
     for index, number in zip(view.slices, view.numbers, strict=True):
         tile = np.array(_zoomed(view, np.repeat(view.plane(grey, index)[..., None], 3, axis=-1)))
@@ -239,6 +239,20 @@ def uncertainty_window(result: AnyResult) -> tuple[float, float]:
     return 0.0, max(float(np.nanpercentile(values, 99)), 1e-3)
 
 
+def map_window(result: AnyResult, name: str) -> tuple[tuple[float, float], TableName]:
+    """Return the window of a map and the colour table that it is shown with."""
+    inside = result.maps[name].values[result.mask]
+    if name == "rcbv" or (name == "rcbv_classical" and is_comparable(result)):
+        return rcbv_window(result), "perfusion"
+    if name == "disagreement":
+        return difference_window(result), "diverging"
+    if name == "uncertainty":
+        return uncertainty_window(result), "uniform"
+    if name == "k2":
+        return symmetric_window(inside), "diverging"
+    return (0.0, symmetric_window(inside)[1]), "uniform"
+
+
 def uncertainty_picture(result: AnyResult) -> Image.Image:
     """Return a strip of the network's own standard deviation over the baseline image.
 
@@ -254,7 +268,7 @@ def _strip(result: AnyResult, name: str, table: TableName, window: tuple[float, 
     """Return one row of slices of a map over the baseline image, with its colour bar."""
     map_ = result.maps[name]
     view = slice_view(result.affine, result.mask, COLUMNS)
-    bar = _colour_bar(table, *window, f"{label} ({unit_text(map_.unit)})")
+    bar = colour_bar(table, *window, f"{label} ({unit_text(map_.unit)})")
     return _stack([_block(_map_tiles(view, result, map_.values, table, *window), "", bar)])
 
 
@@ -288,8 +302,8 @@ def _span(occupied: np.ndarray, margin: float) -> slice:
     return slice(max(int(where[0]) - pad, 0), int(where[-1]) + pad + 1)
 
 
-def _grey(result: AnyResult) -> np.ndarray:
-    """Return the baseline image, 0–255, white at the brain's 99.5th percentile."""
+def grey_baseline(result: AnyResult) -> np.ndarray:
+    """Return the baseline image, (x, y, z) uint8, white at the brain's 99.5th percentile."""
     baseline = np.nan_to_num(np.asarray(result.baseline, dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     inside = baseline[result.mask] if result.mask.any() else baseline
     white = float(np.percentile(inside, 99.5)) or 1.0
@@ -299,7 +313,7 @@ def _grey(result: AnyResult) -> np.ndarray:
 def _map_tiles(
     view: SliceView, result: AnyResult, values: np.ndarray, table: TableName, low: float, high: float
 ) -> list[Image.Image]:
-    grey, colours, tiles = _grey(result), colour_table(table), []
+    grey, colours, tiles = grey_baseline(result), colour_table(table), []
     # Colours stay inside the brain mask; a network may give values outside it.
     shown = np.where(result.mask, values, np.float32(np.nan))
     for index, number in zip(view.slices, view.numbers, strict=True):
@@ -328,7 +342,8 @@ def _outline(region: np.ndarray) -> np.ndarray:
 
 
 @cache
-def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    """Return the letters of every picture, in the size given in pixels."""
     return ImageFont.load_default(size)
 
 
@@ -339,23 +354,24 @@ def _lettered(tile: Image.Image, view: SliceView, number: int) -> Image.Image:
         ((tile.width - 4, middle), right, "rm"),
         ((4, 3), str(number), "la"),
     ):
-        draw.text(place, text, anchor=anchor, font=_font(14), fill="white", stroke_width=1, stroke_fill="black")
+        draw.text(place, text, anchor=anchor, font=font(14), fill="white", stroke_width=1, stroke_fill="black")
     return tile
 
 
-def _colour_bar(table: TableName, low: float, high: float, label: str) -> Image.Image:
+def colour_bar(table: TableName, low: float, high: float, label: str) -> Image.Image:
+    """Return a colour bar with numbers, white on black; `label` is "name (unit)"."""
     bar = Image.new("RGB", (BAR_WIDTH, 210), "black")
     draw, top, bottom = ImageDraw.Draw(bar), 34, 200
     shades = colour_table(table)[np.linspace(255, 0, bottom - top).round().astype(int)]
     bar.paste(Image.fromarray(np.repeat(shades[:, None], 18, axis=1)), (8, top))
     draw.rectangle((7, top - 1, 26, bottom), outline="#888888")
-    for value in nice_ticks(low, high, 4):
+    for value in nice_ticks(low, high, 5):
         y = bottom - (value - low) / (high - low) * (bottom - top)
         draw.line((26, y, 31, y), fill="white")
-        draw.text((34, y), f"{value:.3g}", anchor="lm", font=_font(13), fill="white")
+        draw.text((34, y), f"{value:.3g}", anchor="lm", font=font(13), fill="white")
     name, _, unit = label.partition(" (")
-    draw.text((6, 1), name, font=_font(13), fill="white")
-    draw.text((6, 15), f"({unit}", font=_font(13), fill="white")
+    draw.text((6, 1), name, font=font(13), fill="white")
+    draw.text((6, 15), f"({unit}", font=font(13), fill="white")
     return bar
 
 
@@ -372,7 +388,7 @@ def _block(tiles: list[Image.Image], title: str, bar: Image.Image | None) -> Ima
     if bar:
         block.paste(bar, (columns * width, top))
     if title:
-        ImageDraw.Draw(block).text((6, 4), title, font=_font(16), fill="white")
+        ImageDraw.Draw(block).text((6, 4), title, font=font(16), fill="white")
     return block
 
 
@@ -384,5 +400,5 @@ def _stack(blocks: list[Image.Image]) -> Image.Image:
     for block in blocks:
         picture.paste(block, (0, y))
         y += block.height
-    ImageDraw.Draw(picture).text((6, y + 3), NOTICE, font=_font(13), fill="#dddddd")
+    ImageDraw.Draw(picture).text((6, y + 3), NOTICE, font=font(13), fill="#dddddd")
     return picture
