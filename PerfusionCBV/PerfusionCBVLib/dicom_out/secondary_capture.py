@@ -95,7 +95,7 @@ def secondary_captures(author: Author, name: str, place: int) -> list[Dataset]:
             photometric_interpretation="RGB",
             bits_allocated=8,
             coordinate_system="PATIENT",
-            patient_orientation=(turned.right, turned.down),
+            patient_orientation=(turned.right[0], turned.down[0]),
             transfer_syntax_uid="1.2.840.10008.1.2.1",
             **{
                 **shared,
@@ -103,6 +103,7 @@ def secondary_captures(author: Author, name: str, place: int) -> list[Dataset]:
                 "sop_instance_uid": author.uid("capture", name, str(number), *pictures),
             },
         )
+        dataset.PatientOrientation = [turned.right, turned.down]  # highdicom takes no oblique ones
         dataset.BurnedInAnnotation = "NO"
         dataset.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
         dataset.DerivationDescription = f"{author.result.maps[name].description}. {author.how(method)}"

@@ -149,7 +149,6 @@ def _status(answer: object) -> str:
 
 def _why(association: Association) -> str:
     if association.is_rejected:
-        return "the server rejected it" + (
-            f" ({answer.reason_str})" if (answer := association.acceptor.primitive) is not None else ""
-        )
-    return "aborted" if association.is_aborted else "unreachable"
+        answer = association.acceptor.primitive
+        return f"the server rejected it{'' if answer is None else f' ({answer.reason_str})'}"
+    return "nobody answers there, or the connection was closed"

@@ -34,7 +34,10 @@ LARGEST_MISFIT = 0.05
 """Of a voxel, between the centre of a DICOM pixel and that of the map's voxel; dcm2niix rounds no worse."""
 
 _TYPE_2 = ("PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime")
-_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DimensionIndexSequence")
+_MULTI_FRAME = (
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "NumberOfFrames"),
+    *("DimensionIndexSequence", "DimensionOrganizationSequence"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,10 +254,8 @@ def _image(frame: Frame) -> SourceImage:
 
 def _flat(whole: Dataset, frame: Frame) -> Dataset:
     """Return the header of one enhanced frame as that of a classic image."""
-    header = copy.copy(whole)
-    for keyword in (*_GROUPS, "NumberOfFrames"):
-        if keyword in header:
-            delattr(header, keyword)
+    header = Dataset()
+    header.update({element.tag: element for element in whole if element.keyword not in _MULTI_FRAME})
     header.SOPClassUID = MRImageStorage
     header.SOPInstanceUID = generate_uid(entropy_srcs=[str(whole.SOPInstanceUID), "frame", str(frame.index)])
     for sequence, keywords in (

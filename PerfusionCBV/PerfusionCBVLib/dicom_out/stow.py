@@ -65,8 +65,10 @@ def _store(client: DICOMwebClient, each: DicomObject) -> str:
         answer = client.store_instances([each.dataset])
     except requests.HTTPError as error:
         return f"refused: HTTP {'' if error.response is None else error.response.status_code}"
-    except (requests.ConnectionError, requests.Timeout) as error:
-        return f"no connection: {type(error).__name__}, within {TIMEOUT_S} s"
+    except requests.exceptions.SSLError:
+        return "no connection: the server's certificate is not trusted, or it wants ours"
+    except (requests.ConnectionError, requests.Timeout):
+        return "no connection: nobody answers there, or the connection was closed"
     except requests.RequestException as error:
         return f"failed: {type(error).__name__}"
     stored = {str(item.ReferencedSOPInstanceUID): item for item in answer.get("ReferencedSOPSequence", [])}
