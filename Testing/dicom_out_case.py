@@ -58,14 +58,10 @@ def make_case(folder: Path) -> Case:
 
 def pixel_places_lps(position, orientation, spacing, rows, columns) -> np.ndarray:
     """Centre of every pixel, mm, by PS3.3 equation C.7.6.2.1-1; (rows, columns, 3)."""
-    position, orientation = np.array(position, float), np.array(orientation, float)
-    places = np.empty((rows, columns, 3))
-    for row in range(rows):
-        for column in range(columns):
-            along_row = orientation[:3] * float(spacing[1]) * column
-            along_column = orientation[3:] * float(spacing[0]) * row
-            places[row, column] = position + along_row + along_column
-    return places
+    orientation = np.array(orientation, float)
+    along_row = np.outer(np.arange(columns) * float(spacing[1]), orientation[:3])
+    along_column = np.outer(np.arange(rows) * float(spacing[0]), orientation[3:])
+    return np.array(position, float) + along_column[:, None] + along_row[None]
 
 
 def values_at(places_lps: np.ndarray, volume: np.ndarray, affine: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from dicom_out_case import FAMILY_NAME, PATIENT_ID, make_case, pixel_places_lps,
 from PerfusionCBVLib import load_series
 from PerfusionCBVLib.cli import main
 from PerfusionCBVLib.colours import colour_table
+from PerfusionCBVLib.dicom_out import secondary_capture
 from PerfusionCBVLib.dicom_out.objects import made_at, make_objects, write_objects
 from PerfusionCBVLib.dicom_out.segments import Segment
 from PerfusionCBVLib.dicom_out.source import read_source
@@ -244,6 +245,32 @@ def test_pictures_show_the_map_in_colour_in_radiological_convention(datasets, ca
     assert (pixels[512:] > 200).any(), "the notice is burned in"
     grey = (np.ptp(image, axis=-1) == 0) & (image.sum(axis=-1) > 90)
     assert grey.sum() > 500, "the baseline image shows around the brain"
+
+
+@pytest.mark.parametrize(
+    ("orientation", "right", "down"),
+    [
+        ((1, 0, 0, 0, 1, 0), (1, 0, 0), (0, 1, 0)),
+        ((-1, 0, 0, 0, -1, 0), (1, 0, 0), (0, 1, 0)),
+        ((0, -1, 0, 1, 0, 0), (1, 0, 0), (0, 1, 0)),
+        ((1, 0, 0, 0, 0, 1), (1, 0, 0), (0, 0, -1)),
+        ((0, 0, 1, -1, 0, 0), (1, 0, 0), (0, 0, -1)),
+        ((0, -1, 0, 0, 0, -1), (0, 1, 0), (0, 0, -1)),
+        ((0.9, 0.3, 0.316, -0.3, 0.95, -0.05), (0.9, 0.3, 0.316), (-0.3, 0.95, -0.05)),
+    ],
+    ids=["axial", "turned by 180", "transposed", "coronal", "coronal transposed", "sagittal", "oblique"],
+)
+def test_pictures_lead_to_left_and_back_or_foot_whichever_way_slices_lie(orientation, right, down):
+    """Followed through the pixels themselves: each holds its own place in the patient."""
+    header = pydicom.Dataset()
+    header.ImageOrientationPatient = list(orientation)
+    turned = secondary_capture._turned(header)
+    places = turned.plane(pixel_places_lps((0, 0, 0), orientation, (1, 1), 5, 7))
+    np.testing.assert_allclose(places[0, 1] - places[0, 0], right, atol=1e-12)
+    np.testing.assert_allclose(places[1, 0] - places[0, 0], down, atol=1e-12)
+    letters = dict(zip("LRPAHF", np.vstack([s * np.eye(3)[a] for a in range(3) for s in (1, -1)]), strict=True))
+    assert np.dot(letters[turned.right[0]], right) > 0.8
+    assert np.dot(letters[turned.down[0]], down) > 0.8
 
 
 def test_each_picture_names_the_image_it_lies_over(datasets, source_headers):

@@ -1,5 +1,6 @@
 """The series behind maps: found again by its hash, refused when it is another, and lying where the maps lie."""
 
+import copy
 import shutil
 import zipfile
 
@@ -7,7 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from dicom_fixtures import edit_headers, write_enhanced
+from dicom_fixtures import write_enhanced
 from dicom_out_case import make_case, pixel_places_lps, values_at
 from PerfusionCBVLib import load_series
 from PerfusionCBVLib.dicom_out.source import read_source
@@ -32,6 +33,15 @@ def source(case, provenance):
 @pytest.fixture
 def copied(case, tmp_path):
     return shutil.copytree(case.source, tmp_path / "copy")
+
+
+def edit_first_baseline_frame(folder, provenance, edit):
+    """The files that objects refer to; written slice after slice, frame after frame."""
+    first = 6 * provenance["bolus"]["baseline_frames"][0]
+    for file in sorted(folder.iterdir())[first : first + 6]:
+        header = pydicom.dcmread(file)
+        edit(header)
+        header.save_as(file)
 
 
 def test_each_slice_is_the_source_image_of_the_first_baseline_frame(source, case, provenance):
@@ -75,10 +85,10 @@ def test_a_changed_file_is_refused_unless_converted_elsewhere(copied, provenance
     assert read_source(copied, provenance, converted_elsewhere=True).time_points == 36
 
 
-def test_another_series_is_refused_by_its_uid(copied, provenance):
-    edit_headers(copied, lambda d: setattr(d, "SeriesInstanceUID", "1.2.3.4"))
-    with pytest.raises(UnreadableInputError, match=r"UID 1\.2\.826.*found: 'DSC perfusion.*UID 1\.2\.3\.4"):
-        read_source(copied, provenance)
+def test_another_series_is_refused_by_its_uid(case, provenance):
+    of_another = {**provenance, "input": {"sha256": {"dicom:1.2.3.4": "0" * 64}}}
+    with pytest.raises(UnreadableInputError, match=r"with UID 1\.2\.3\.4; found: 'DSC perfusion.*UID 1\.2\.826"):
+        read_source(case.source, of_another)
 
 
 def test_maps_of_a_nifti_need_the_word_that_it_was_converted(case, provenance):
@@ -91,15 +101,40 @@ def test_maps_of_a_nifti_need_the_word_that_it_was_converted(case, provenance):
 
 
 @pytest.mark.parametrize("shift_mm", [0.5, 6.0], ids=["part of a voxel", "a slice"])
-def test_a_series_that_lies_elsewhere_is_refused(case, copied, provenance, shift_mm):
-    def move(header):
-        position = header.ImagePositionPatient
-        header.ImagePositionPatient = [position[0], position[1], f"{float(position[2]) + shift_mm:.8g}"]
-
-    edit_headers(copied, move)
-    moved = read_source(copied, provenance, converted_elsewhere=True)
+def test_a_series_that_lies_elsewhere_is_refused(case, source, shift_mm):
+    moved = copy.deepcopy(source)
+    for header in moved.headers:
+        x, y, z = header.ImagePositionPatient
+        header.ImagePositionPatient = [x, y, f"{float(z) + shift_mm:.8g}"]
     with pytest.raises(GeometryError, match="mm apart"):
         moved.voxels((48, 56, 6), case.result.affine)
+
+
+def test_spacing_is_that_of_the_positions_and_a_last_digit_of_the_orientation_does_not_matter(copied, provenance):
+    def blur(header):
+        header.SpacingBetweenSlices = "1"  # the gap, as some scanners write it
+        del header.SliceThickness
+        if header.InstanceNumber % 2:
+            first, *rest = header.ImageOrientationPatient
+            header.ImageOrientationPatient = [f"{float(first) + 1e-8:.12g}", *rest]
+
+    edit_first_baseline_frame(copied, provenance, blur)
+    headers = read_source(copied, provenance, converted_elsewhere=True).headers
+    assert {tuple(header.ImageOrientationPatient) for header in headers} == {tuple(headers[0].ImageOrientationPatient)}
+    for header in headers:
+        assert float(header.SpacingBetweenSlices) == pytest.approx(6.0, abs=1e-5)
+        assert float(header.SliceThickness) == pytest.approx(6.0, abs=1e-5)
+
+
+def test_slices_turned_against_each_other_are_refused(copied, provenance):
+    def turn(header):
+        if header.InstanceNumber % 2:
+            first, *rest = header.ImageOrientationPatient
+            header.ImageOrientationPatient = [f"{float(first) + 1e-4:.12g}", *rest]
+
+    edit_first_baseline_frame(copied, provenance, turn)
+    with pytest.raises(GeometryError, match="turned against each other"):
+        read_source(copied, provenance, converted_elsewhere=True)
 
 
 def test_maps_of_another_size_are_refused(source, case):
@@ -112,7 +147,7 @@ def test_names_are_unicode_and_missing_attributes_empty(copied, provenance):
         del header.StudyID
         header.PatientSex = "FEMALE"
 
-    edit_headers(copied, strip)
+    edit_first_baseline_frame(copied, provenance, strip)
     header = read_source(copied, provenance, converted_elsewhere=True).headers[0]
     assert (str(header.PatientName), header.StudyID, header.PatientSex) == ("Wüstenfrau^Ada", "", "")
     assert header.SpecificCharacterSet == "ISO_IR 192"
@@ -127,7 +162,7 @@ def test_names_are_unicode_and_missing_attributes_empty(copied, provenance):
     ids=["no frame of reference", "mosaic"],
 )
 def test_what_objects_could_not_be_laid_over_is_refused(copied, provenance, edit, words):
-    edit_headers(copied, edit)
+    edit_first_baseline_frame(copied, provenance, edit)
     with pytest.raises(GeometryError, match=words):
         read_source(copied, provenance, converted_elsewhere=True)
 

@@ -94,8 +94,9 @@ class Author:
         return str(generate_uid(entropy_srcs=[digest.hexdigest()]))
 
     def series_number(self, place: int) -> int:
-        """Return the number of our series number `place`: 501 and on beside series 5."""
-        return 100 * int(self.source.headers[0].get("SeriesNumber") or 90) + place
+        """Return the number of our series `place`: 501 and on beside series 5, 9001 and on beside one without."""
+        number = int(self.source.headers[0].get("SeriesNumber") or 0)
+        return 100 * (number if 0 < number < 1_000_000 else 90) + place
 
     def header(self, what: str, method: str, place: int, *identity: str | bytes | np.ndarray) -> dict[str, Any]:
         """Return the keyword arguments that highdicom's multi-frame images and reports share."""
@@ -153,8 +154,9 @@ class Author:
 
 def quantity_code(name: str) -> highdicom.sr.CodedConcept:
     """Return what a map shows as a code: the standard's where it has the very quantity, else our own."""
-    if name in QUANTITIES:
-        return highdicom.sr.CodedConcept(*QUANTITIES[name])
+    quantity = name.removesuffix("_classical")  # the same quantity by another method
+    if quantity in QUANTITIES:
+        return highdicom.sr.CodedConcept(*QUANTITIES[quantity])
     return own_code(name, title(name))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import MRImageStorage, generate_uid
-from pydicom.valuerep import PersonName
+from pydicom.valuerep import DSfloat, PersonName
 
 from PerfusionCBVLib.archive import extracted
 from PerfusionCBVLib.dicom_frames import arrange
@@ -32,6 +32,9 @@ from PerfusionCBVLib.load_dicom import choose_series
 
 LARGEST_MISFIT = 0.05
 """Of a voxel, between the centre of a DICOM pixel and that of the map's voxel; dcm2niix rounds no worse."""
+
+LARGEST_SHIFT_MM = 1e-4
+"""How far a pixel may move when all slices are given the first one's orientation."""
 
 _TYPE_2 = ("PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime")
 _MULTI_FRAME = (
@@ -183,6 +186,7 @@ def read_source(
             )
         time = int(provenance["bolus"]["baseline_frames"][0])
         images = tuple(_image(frames[time]) for frames in grid.frames)
+        _settle_geometry([image.header for image in images])
     return Source(images, time + 1, time_points)
 
 
@@ -250,6 +254,35 @@ def _image(frame: Frame) -> SourceImage:
             "original series."
         )
     return SourceImage(header, class_uid, instance_uid, frame.index + 1 if is_enhanced else None)
+
+
+def _settle_geometry(headers: list[Dataset]) -> None:
+    """Give slices, in place, one orientation and the spacing that their positions have; refuse what that would move.
+
+    Scanners round the orientation differently from slice to slice, and some write the gap as Spacing Between Slices.
+    """
+    first = headers[0]
+    orientation = np.array(first.ImageOrientationPatient, dtype=np.float64)
+    extent_mm = float(max(first.PixelSpacing)) * max(int(first.Rows), int(first.Columns))
+    for header in headers:
+        off_mm = (
+            float(np.abs(np.array(header.ImageOrientationPatient, dtype=np.float64) - orientation).max()) * extent_mm
+        )
+        if off_mm > LARGEST_SHIFT_MM or list(header.PixelSpacing) != list(first.PixelSpacing):
+            raise GeometryError(
+                f"The slices of the DICOM series are turned against each other (pixels move by up to {off_mm:.2g} mm) "
+                "or differ in pixel spacing, which objects with one orientation can't express. Export the original series."
+            )
+        header.ImageOrientationPatient = first.ImageOrientationPatient
+    normal = np.cross(orientation[:3], orientation[3:])
+    places_mm = [float(normal @ np.array(header.ImagePositionPatient, dtype=np.float64)) for header in headers]
+    for header in headers:
+        if len(headers) > 1:
+            spacing_mm = (places_mm[-1] - places_mm[0]) / (len(headers) - 1)
+            header.SpacingBetweenSlices = DSfloat(spacing_mm, auto_format=True)
+            header.SliceThickness = header.get("SliceThickness") or header.SpacingBetweenSlices
+        elif not header.get("SliceThickness"):
+            raise GeometryError("The series has one slice and no Slice Thickness. Export the original series.")
 
 
 def _flat(whole: Dataset, frame: Frame) -> Dataset:
