@@ -22,6 +22,7 @@ from PerfusionCBVLib.dicom_out.segments import Segment
 from PerfusionCBVLib.dicom_out.source import read_source
 from PerfusionCBVLib.dicom_out.structured_report import read_measures
 from PerfusionCBVLib.errors import UnreadableInputError, UsageError
+from PerfusionCBVLib.measurement import Measurement
 from PerfusionCBVLib.stored import read_volume
 
 MEASURES = [
@@ -396,6 +397,25 @@ def test_measures_of_an_unknown_region_and_names_used_twice_are_refused(case, gi
         make_objects(result, source, made_at(case.maps), measures=read_measures(given / "measures.json"))
     with pytest.raises(UsageError, match="called Brain, brain"):
         make_objects(result, source, made_at(case.maps), segments=[Segment("brain", result.mask)])
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (Debian package dicom3tools) is not installed")
+def test_names_in_any_script_and_length_are_stored_validly(case, tmp_path):
+    name = "Опухоль \\ Tumör, whose name goes on far beyond the sixty-four bytes of its field"
+    result = case.result
+    lesion = result.mask & (result.maps["rcbv"].values > 2.6)
+    measures = [Measurement(name, "rcbv_hot_spot", "Hot spot over a disc of 40 mm²", 3.0625, "{ratio}")]
+    source = read_source(case.source, result.provenance)
+    segments = [Segment(name, lesion)]
+    objects = make_objects(result, source, made_at(case.maps), segments=segments, measures=measures)
+    paths = write_objects([o for o in objects if o.file_name in ("regions.dcm", "measures.dcm")], tmp_path / "out")
+    for path in paths:
+        found = subprocess.run(["dciodvfy", "-new", str(path)], capture_output=True, text=True, errors="replace")
+        assert "Error" not in found.stdout + found.stderr, path.name
+    label = highdicom.seg.segread(paths[0]).get_segment_description(3).segment_label
+    assert label.startswith("Опухоль / Tumör, whose name")
+    (group,) = highdicom.sr.srread(paths[1]).content.get_volumetric_roi_measurement_groups()
+    assert (group.tracking_identifier, group.get_measurements()[0].value) == (name, 3.0625)
 
 
 def test_without_the_extra_the_library_imports_and_the_command_says_what_is_missing(case, tmp_path):

@@ -162,12 +162,20 @@ def quantity_code(name: str) -> highdicom.sr.CodedConcept:
 
 def own_code(value: str, meaning: str) -> highdicom.sr.CodedConcept:
     """Return a code of our own scheme."""
-    return highdicom.sr.CodedConcept(value, SCHEME, meaning[:64])
+    return highdicom.sr.CodedConcept(value, SCHEME, short(meaning))
+
+
+def short(text: str, bytes_: int = 64) -> str:
+    """Return a text cut to what a short DICOM field holds; a backslash, which would divide it, becomes a slash.
+
+    The limits of DICOM are in characters, but much software counts bytes.
+    """
+    return text.replace("\\", "/").encode()[:bytes_].decode(errors="ignore").strip()
 
 
 def unit_code(unit: str) -> highdicom.sr.CodedConcept:
     """Return a UCUM code."""
-    return highdicom.sr.CodedConcept(unit, "UCUM", unit_meaning(unit)[:64])
+    return highdicom.sr.CodedConcept(unit, "UCUM", short(unit_meaning(unit)))
 
 
 def warnings_of(result: AnyResult) -> Iterable[str]:

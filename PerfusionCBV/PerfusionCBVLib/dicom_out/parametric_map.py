@@ -7,7 +7,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
-from PerfusionCBVLib.dicom_out.common import Author, quantity_code, unit_code
+from PerfusionCBVLib.dicom_out.common import Author, quantity_code, short, unit_code
 from PerfusionCBVLib.errors import QualityError
 from PerfusionCBVLib.pictures import map_window
 from PerfusionCBVLib.quantities import title
@@ -41,8 +41,8 @@ def parametric_map(author: Author, name: str, place: int) -> Dataset:
     method = author.method_of(name)
     (low, high), _ = map_window(result, name)
     mapping = highdicom.pm.RealWorldValueMapping(
-        lut_label=title(name)[:16].strip(),
-        lut_explanation=map_.description[:64],
+        lut_label=short(title(name), 16),
+        lut_explanation=short(map_.description),
         unit=unit_code(map_.unit),
         value_range=(float(finite.min()), float(finite.max())),
         slope=1.0,
@@ -58,7 +58,7 @@ def parametric_map(author: Author, name: str, place: int) -> Dataset:
             highdicom.VOILUTTransformation((low + high) / 2, high - low, voi_lut_function="LINEAR_EXACT")
         ],
         content_label=name.upper()[:16],
-        content_description=f"{title(name)}, {author.method_of(name)}, research use only"[:64],
+        content_description=short(f"{title(name)}, {author.method_of(name)}, research use only"),
         image_flavor="PERFUSION",
         derivation=codes.DCM.PerfusionImageAnalysis,
         **author.header(title(name), method, place, planes),

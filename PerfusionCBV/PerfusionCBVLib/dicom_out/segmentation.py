@@ -9,7 +9,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
-from PerfusionCBVLib.dicom_out.common import SOFTWARE, Author
+from PerfusionCBVLib.dicom_out.common import SOFTWARE, Author, short
 from PerfusionCBVLib.dicom_out.segments import Segment
 from PerfusionCBVLib.errors import UsageError
 
@@ -66,7 +66,7 @@ def segmentation(author: Author, segments: Sequence[Segment], place: int) -> Dat
         descriptions.append(
             highdicom.seg.SegmentDescription(
                 segment_number=number,
-                segment_label=segment.name[:64],
+                segment_label=short(segment.name),
                 segmented_property_category=highdicom.sr.CodedConcept(*(segment.category or tissue)),
                 segmented_property_type=highdicom.sr.CodedConcept(*(segment.kind or tissue)),
                 algorithm_type="AUTOMATIC" if found_here else "MANUAL",
@@ -78,7 +78,7 @@ def segmentation(author: Author, segments: Sequence[Segment], place: int) -> Dat
                 if found_here
                 else None,
                 tracking_uid=author.uid("segment", segment.name, planes[..., number - 1]),
-                tracking_id=segment.name[:64],
+                tracking_id=short(segment.name),
                 display_color=highdicom.color.CIELabColor.from_rgb(*_COLOURS[(number - 1) % len(_COLOURS)]),
             )
         )

@@ -271,7 +271,8 @@ def _settle_geometry(headers: list[Dataset]) -> None:
         if off_mm > LARGEST_SHIFT_MM or list(header.PixelSpacing) != list(first.PixelSpacing):
             raise GeometryError(
                 f"The slices of the DICOM series are turned against each other (pixels move by up to {off_mm:.2g} mm) "
-                "or differ in pixel spacing, which objects with one orientation can't express. Export the original series."
+                "or differ in pixel spacing, which objects with one orientation can't express. Export the original "
+                "series."
             )
         header.ImageOrientationPatient = first.ImageOrientationPatient
     normal = np.cross(orientation[:3], orientation[3:])
