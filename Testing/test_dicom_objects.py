@@ -26,11 +26,11 @@ from PerfusionCBVLib.measurement import Measurement
 from PerfusionCBVLib.stored import read_volume
 
 MEASURES = [
-    {"region": "lesion", "name": "rcbv_mean", "title": "Mean rCBV", "value": 2.875, "unit": "{ratio}",
+    {"region": "label 1", "name": "rcbv_mean", "title": "Mean rCBV", "value": 2.875, "unit": "{ratio}",
      "standard_error": 0.125},
-    {"region": "lesion", "name": "rcbv_p90", "title": "90th percentile of rCBV", "value": 3.5, "unit": "{ratio}"},
-    {"region": "lesion", "name": "ftb_high", "title": "Fractional burden, rCBV ≥ 1.75", "value": 97.25, "unit": "%"},
-    {"region": "lesion", "name": "psr_mean", "title": "Mean signal recovery", "value": None, "unit": "%"},
+    {"region": "label 1", "name": "rcbv_p90", "title": "90th percentile of rCBV", "value": 3.5, "unit": "{ratio}"},
+    {"region": "label 1", "name": "ftb_high", "title": "Fractional burden, rCBV ≥ 1.75", "value": 97.25, "unit": "%"},
+    {"region": "label 1", "name": "psr_mean", "title": "Mean signal recovery", "value": None, "unit": "%"},
     {"region": "Brain", "name": "volume", "title": "Volume", "value": 512.5, "unit": "ml"},
 ]  # fmt: skip
 
@@ -186,7 +186,7 @@ def test_quantities_and_units_are_coded(datasets):
 def test_segments_are_the_regions_at_their_places(written, case):
     segmentation = highdicom.seg.segread(written / "regions.dcm")
     descriptions = [segmentation.get_segment_description(number) for number in (1, 2, 3)]
-    assert [d.segment_label for d in descriptions] == ["Brain", "Reference region", "lesion"]
+    assert [d.segment_label for d in descriptions] == ["Brain", "Reference region", "label 1"]
     assert [d.segmented_property_type.value for d in descriptions] == ["12738006", "C94970", "85756007"]
     assert [d.algorithm_type.value for d in descriptions] == ["AUTOMATIC", "AUTOMATIC", "MANUAL"]
     expected = [read_volume(case.maps / f"{name}.nii.gz") for name in ("mask", "reference")]
@@ -205,7 +205,7 @@ def test_segments_are_the_regions_at_their_places(written, case):
 def test_the_report_gives_every_measure_with_its_unit_error_and_segment(written, datasets):
     report = highdicom.sr.srread(written / "measures.dcm")
     groups = {g.tracking_identifier: g for g in report.content.get_volumetric_roi_measurement_groups()}
-    lesion = groups["lesion"]
+    lesion = groups["label 1"]
     assert lesion.referenced_segment.referenced_sop_instance_uid == datasets["regions"].SOPInstanceUID
     assert lesion.referenced_segment.referenced_segment_numbers == [3]
     found = {
@@ -390,10 +390,30 @@ def test_measures_that_are_none_are_refused(tmp_path, content, words):
         read_measures(tmp_path / "m.json")
 
 
+def test_what_measure_writes_is_taken_and_measures_of_other_maps_or_segments_are_not(tmp_path):
+    rows = [{k: v for k, v in row.items() if k != "region"} for row in MEASURES[:3]]
+    content = {
+        "source": {"maps": {"provenance_sha256": "a" * 64}, "regions": {"file": "lesion.nii.gz", "sha256": "b" * 64}},
+        "regions": [{"name": "label 1", "notes": [], "measurements": rows, "histogram": None}],
+    }
+    path = tmp_path / "measures.json"
+    path.write_text(json.dumps(content), "utf-8")
+    measures = read_measures(path, provenance_sha256="a" * 64, segments_sha256="b" * 64)
+    assert [(m.region, m.value, m.standard_error) for m in measures] == [
+        ("label 1", 2.875, 0.125), ("label 1", 3.5, None), ("label 1", 97.25, None),
+    ]  # fmt: skip
+    with pytest.raises(UnreadableInputError, match="other maps"):
+        read_measures(path, provenance_sha256="c" * 64)
+    with pytest.raises(UnreadableInputError, match="other segments"):
+        read_measures(path, provenance_sha256="a" * 64, segments_sha256="c" * 64)
+
+
 def test_measures_of_an_unknown_region_and_names_used_twice_are_refused(case, given):
     result = case.result
     source = read_source(case.source, result.provenance)
-    with pytest.raises(UnreadableInputError, match=r"measures of lesion.*segments Brain, Reference region.*--segments"):
+    with pytest.raises(
+        UnreadableInputError, match=r"measures of label 1.*segments Brain, Reference region.*--segments"
+    ):
         make_objects(result, source, made_at(case.maps), measures=read_measures(given / "measures.json"))
     with pytest.raises(UsageError, match="called Brain, brain"):
         make_objects(result, source, made_at(case.maps), segments=[Segment("brain", result.mask)])

@@ -29,9 +29,9 @@ def save(path, values, affine=AFFINE):
     return path
 
 
-def test_a_single_label_is_called_after_its_file(labels, tmp_path):
-    (only,) = read_segments(save(tmp_path / "tumour.nii.gz", (labels == 4).astype(np.uint8)), SHAPE, AFFINE)
-    assert (only.name, only.kind) == ("tumour", None)
+def test_a_label_is_called_by_its_number_and_said_to_be_nothing_more(labels, tmp_path):
+    (only,) = read_segments(save(tmp_path / "tumour.nii.gz", np.where(labels == 4, labels, 0)), SHAPE, AFFINE)
+    assert (only.name, only.kind) == ("label 4", None)
     np.testing.assert_array_equal(only.mask, labels == 4)
 
 
@@ -39,7 +39,7 @@ def test_labels_in_another_order_of_axes_come_to_the_same_voxels(labels, tmp_pat
     turned = nib.Nifti1Image(labels, AFFINE).as_reoriented([[2, 1], [0, -1], [1, -1]])
     nib.save(turned, tmp_path / "t.nii")
     found = read_segments(tmp_path / "t.nii", SHAPE, AFFINE)
-    assert [segment.name for segment in found] == ["t 1", "t 4"]
+    assert [segment.name for segment in found] == ["label 1", "label 4"]
     for segment, label in zip(found, (1, 4), strict=True):
         np.testing.assert_array_equal(segment.mask, labels == label)
 
@@ -63,11 +63,13 @@ def write_segmentation(path, values, header):
 
 def test_slicers_segments_keep_names_and_terminology(labels, tmp_path):
     header = {
-        "Segment0_Name": "Enhancing tumour", "Segment0_LabelValue": "4", "Segment0_Layer": "0",
+        "Segment0_Name": "NAME", "Segment0_LabelValue": "4", "Segment0_Layer": "0",
         "Segment0_Tags": TUMOUR, "Segment1_Name": "Opposite", "Segment1_LabelValue": "1", "Segment1_Layer": "0",
     }  # fmt: skip
-    first, second = read_segments(write_segmentation(tmp_path / "s.seg.nrrd", labels, header), SHAPE, AFFINE)
-    assert (first.name, second.name) == ("Enhancing tumour", "Opposite")
+    path = write_segmentation(tmp_path / "s.seg.nrrd", labels, header)
+    path.write_bytes(path.read_bytes().replace(b"NAME", "Усиление – tumour".encode(), 1))  # pynrrd writes ASCII only
+    first, second = read_segments(path, SHAPE, AFFINE)
+    assert (first.name, second.name) == ("Усиление – tumour", "Opposite")
     np.testing.assert_array_equal(first.mask, labels == 4)
     np.testing.assert_array_equal(second.mask, labels == 1)
     assert first.category == ("49755003", "SCT", "Morphologically Altered Structure")

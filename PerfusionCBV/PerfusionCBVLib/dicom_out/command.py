@@ -11,6 +11,8 @@ from PerfusionCBVLib.dicom_out.objects import made_at, make_objects, require_no_
 from PerfusionCBVLib.dicom_out.segments import read_segments
 from PerfusionCBVLib.dicom_out.source import read_source
 from PerfusionCBVLib.errors import SendError, UsageError
+from PerfusionCBVLib.load_common import sha256_of_file
+from PerfusionCBVLib.output import PROVENANCE
 from PerfusionCBVLib.progress import Progress, part
 from PerfusionCBVLib.stored import read_result
 
@@ -26,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder without DICOM files")
     parser.add_argument("--segments", type=Path, metavar="FILE", help="labels on the maps' grid (NIfTI, .seg.nrrd)")
-    parser.add_argument("--measures", type=Path, metavar="FILE", help="JSON list of measures of those segments")
+    parser.add_argument("--measures", type=Path, metavar="FILE", help="measures of those segments (measures.json)")
     parser.add_argument(
         "--converted-elsewhere",
         action="store_true",
@@ -66,7 +68,11 @@ def run(options: argparse.Namespace, progress: Progress) -> tuple[list[str], Sen
     if options.measures is not None:
         from PerfusionCBVLib.dicom_out.structured_report import read_measures
 
-        measures = read_measures(options.measures)
+        measures = read_measures(
+            options.measures,
+            provenance_sha256=sha256_of_file(options.maps / PROVENANCE),
+            segments_sha256=None if options.segments is None else sha256_of_file(options.segments),
+        )
     objects = make_objects(
         result,
         source,

@@ -49,8 +49,8 @@ def read_segments(path: Path | str, shape: tuple[int, ...], affine: np.ndarray) 
     Parameters
     ----------
     path : path-like
-        NIfTI labels (0 is background): a single label is called after the file, several "NAME 1", "NAME 2"; or Slicer's
-        ``.seg.nrrd``, with its names and terminology.
+        NIfTI labels (0 is background), called "label 1", "label 2" as measures call them; or Slicer's ``.seg.nrrd``,
+        with its names and terminology.
     shape : (x, y, z)
         Of the maps.
     affine : (4, 4) array
@@ -108,9 +108,8 @@ def _from_nifti(path: Path) -> tuple[np.ndarray, np.ndarray, _Named]:
         values = np.asarray(image.dataobj)  # type: ignore[attr-defined]
     except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
         raise UnreadableInputError(f"{path.name} can't be read ({error}). Save it again.") from error
-    stem = re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
     found = [int(value) for value in _labels(values, path) if value]
-    named: _Named = [(stem if len(found) == 1 else f"{stem} {label}", 0, label, None, None) for label in found]
+    named: _Named = [(f"label {label}", 0, label, None, None) for label in found]
     return values[..., None], np.asarray(image.affine, dtype=np.float64), named  # type: ignore[attr-defined]
 
 
@@ -132,15 +131,28 @@ def _from_nrrd(path: Path) -> tuple[np.ndarray, np.ndarray, _Named]:
     affine = np.eye(4)
     affine[:3, :3] = to_ras @ directions[is_space].T
     affine[:3, 3] = to_ras @ origin
+    names = _names(path)
     named: _Named = []
     for key in sorted((k for k in header if re.fullmatch(r"Segment\d+_Name", k)), key=lambda k: int(k[7:-5])):
         prefix = key.removesuffix("Name")
         category, kind = _terminology(header, prefix)
         value, layer = int(header.get(f"{prefix}LabelValue", 1)), int(header.get(f"{prefix}Layer", 0))
-        named.append((str(header[key]), layer, value, category, kind))
+        named.append((names[key], layer, value, category, kind))
     if not named:
         raise UnreadableInputError(f"{path.name} names no segment. Save it from Slicer as a segmentation (.seg.nrrd).")
     return values, affine, named
+
+
+def _names(path: Path) -> dict[str, str]:
+    """Return the segments' names by header key. Slicer writes UTF-8, of which pynrrd drops all that is not ASCII."""
+    names = {}
+    with path.open("rb") as stream:
+        for line in iter(stream.readline, b""):
+            if not line.strip():  # the header ends
+                break
+            if match := re.match(rb"(Segment\d+_Name)\s*:=(.*)", line):
+                names[match[1].decode()] = match[2].decode("utf-8", errors="replace").strip()
+    return names
 
 
 def _labels(values: np.ndarray, path: Path) -> np.ndarray:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from highdicom import sr
 from pydicom.dataset import Dataset
@@ -36,14 +37,25 @@ STATISTICS = {
 _MR_BRAIN = Code("24590-2", "LN", "MR Brain")
 
 
-def read_measures(path: Path | str) -> list[Measurement]:
-    """Return the measures of a JSON file: a list of objects with the fields of `Measurement`.
+def read_measures(
+    path: Path | str, *, provenance_sha256: str | None = None, segments_sha256: str | None = None
+) -> list[Measurement]:
+    """Return the measures of a JSON file.
 
-    A value of null is not a number; the standard error may be left out.
+    The file holds a list of objects with the fields of `Measurement`, or what ``measure`` writes: an object with such
+    lists by region and the hashes of what was measured. A value of null is not a number; the standard error may be left
+    out.
+
+    Parameters
+    ----------
+    path : path-like
+    provenance_sha256, segments_sha256 : str, optional
+        Of the maps' provenance.json and of the segments' file, compared where the file has them.
 
     Raises
     ------
     UnreadableInputError
+        Not such a file, or measured on other maps or segments.
     """
     path = Path(path)
     try:
@@ -52,32 +64,59 @@ def read_measures(path: Path | str) -> list[Measurement]:
         raise UnreadableInputError(
             f"{path.name} can't be read ({error}). A JSON list of measures is needed."
         ) from error
-    known = {field.name for field in fields(Measurement)}
-    needed = known - {"standard_error"}
+    if isinstance(content, dict):
+        _require_same_source(content, path, provenance_sha256, segments_sha256)
+        content = _by_region(content)
     if not isinstance(content, list) or not content:
         raise UnreadableInputError(f"{path.name} is no list of measures. Pass the file that measuring wrote.")
-    measures = []
-    for count, entry in enumerate(content, start=1):
-        if not isinstance(entry, dict) or not needed <= entry.keys() <= known:
+    return [_checked(entry, f"Measure {count} of {path.name}") for count, entry in enumerate(content, start=1)]
+
+
+def _require_same_source(
+    content: dict[str, Any], path: Path, provenance_sha256: str | None, segments_sha256: str | None
+) -> None:
+    source = content.get("source")
+    if not isinstance(source, dict):
+        return
+    for what, key, field, expected in (
+        ("maps", "maps", "provenance_sha256", provenance_sha256),
+        ("segments", "regions", "sha256", segments_sha256),
+    ):
+        found = source[key].get(field) if isinstance(source.get(key), dict) else None
+        if found is not None and expected is not None and found != expected:
             raise UnreadableInputError(
-                f"Measure {count} of {path.name} does not have the fields {', '.join(sorted(needed))} and, if known, "
-                "standard_error. Pass the file that measuring wrote."
+                f"The measures in {path.name} were made of other {what} (SHA-256 {str(found)[:12]}…, given "
+                f"{expected[:12]}…). Measure these {what} again."
             )
-        texts = [entry[key] for key in ("region", "name", "title", "unit")]
-        value = math.nan if entry["value"] is None else entry["value"]
-        error_ = entry.get("standard_error")
-        numbers = [number for number in (value, error_) if number is not None]
-        if not all(isinstance(t, str) and t for t in texts) or not all(
-            isinstance(n, int | float) and not isinstance(n, bool) for n in numbers
-        ):
-            raise UnreadableInputError(
-                f"Measure {count} of {path.name} has a field of the wrong kind: region, name, title and unit are "
-                "texts, value and standard_error numbers."
-            )
-        region, name, title, unit = texts
-        standard_error = None if error_ is None else float(error_)
-        measures.append(Measurement(region, name, title, float(value), unit, standard_error))
-    return measures
+
+
+def _by_region(content: dict[str, Any]) -> list[Any] | None:
+    try:
+        return [{**row, "region": region["name"]} for region in content["regions"] for row in region["measurements"]]
+    except (KeyError, TypeError):
+        return None
+
+
+def _checked(entry: Any, where: str) -> Measurement:
+    known = {field.name for field in fields(Measurement)}
+    needed = known - {"standard_error"}
+    if not isinstance(entry, dict) or not needed <= entry.keys() <= known:
+        raise UnreadableInputError(
+            f"{where} does not have the fields {', '.join(sorted(needed))} and, if known, standard_error. Pass the "
+            "file that measuring wrote."
+        )
+    region, name, title, unit = texts = [entry[key] for key in ("region", "name", "title", "unit")]
+    value = math.nan if entry["value"] is None else entry["value"]
+    error = entry.get("standard_error")
+    numbers = [value, 0.0 if error is None else error]
+    if not all(isinstance(text, str) and text for text in texts) or not all(
+        isinstance(number, int | float) and not isinstance(number, bool) for number in numbers
+    ):
+        raise UnreadableInputError(
+            f"{where} has a field of the wrong kind: region, name, title and unit are texts, value and standard_error "
+            "numbers."
+        )
+    return Measurement(region, name, title, float(value), unit, None if error is None else float(error))
 
 
 def structured_report(
