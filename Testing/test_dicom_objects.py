@@ -339,7 +339,13 @@ def test_an_enhanced_source_gives_objects_that_name_its_frames(case, tmp_path):
             assert "Error" not in found.stdout + found.stderr, each.name
 
 
-def test_the_patients_name_stands_in_dicom_files_only(capfd, command, case, tmp_path):
+def test_the_patients_name_stands_in_dicom_files_only_and_no_connection_is_opened(
+    capfd, command, case, tmp_path, monkeypatch
+):
+    def forbidden(*_, **__):
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr("socket.socket.connect", forbidden)
     assert main([*command, "--output", str(tmp_path / "objects")]) == 0
     said = "".join(capfd.readouterr())
     written = [p for folder in (tmp_path, case.maps) for p in folder.rglob("*") if p.is_file() and p.suffix != ".dcm"]
@@ -348,14 +354,6 @@ def test_the_patients_name_stands_in_dicom_files_only(capfd, command, case, tmp_
         assert secret not in said
         for encoding in ("utf-8", "latin-1"):
             assert not [p for p in written if secret.encode(encoding) in p.read_bytes()]
-
-
-def test_nothing_touches_the_network_unasked(command, tmp_path, monkeypatch):
-    def forbidden(*_, **__):
-        raise AssertionError("a connection was opened")
-
-    monkeypatch.setattr("socket.socket.connect", forbidden)
-    assert main([*command, "--output", str(tmp_path)]) == 0
 
 
 def test_a_folder_with_dicom_files_is_not_written_to(capsys, command, tmp_path):

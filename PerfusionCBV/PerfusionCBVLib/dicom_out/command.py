@@ -119,6 +119,10 @@ def run(options: argparse.Namespace, progress: Progress) -> tuple[list[str], Sen
 def _address(options: argparse.Namespace) -> tuple[str, int] | None:
     if options.series_uid is not None and not options.converted_elsewhere:
         raise UsageError("--series-uid belongs to --converted-elsewhere; the maps know which series they came from.")
+    if options.stow is not None:
+        from PerfusionCBVLib.dicom_out.stow import require_address
+
+        require_address(options.stow)
     if options.send is None:
         if options.called_aet is not None:
             raise UsageError("--called-aet belongs to --send; give both or none.")
@@ -128,6 +132,9 @@ def _address(options: argparse.Namespace) -> tuple[str, int] | None:
         raise UsageError(f"--send needs HOST:PORT, for example pacs.example.org:104, not {options.send!r}.")
     if options.called_aet is None:
         raise UsageError("--send needs --called-aet, the application entity title of the server.")
+    from PerfusionCBVLib.dicom_out.send import require_titles
+
+    require_titles(options.called_aet, options.calling_aet)
     return found[1] or found[2], int(found[3])
 
 

@@ -66,6 +66,18 @@ class Tls:
         return context
 
 
+def require_titles(*titles: str) -> None:
+    """Refuse what is no application entity title.
+
+    Raises
+    ------
+    UsageError
+    """
+    for title in titles:
+        if not 1 <= len(title.strip()) <= 16 or not title.isascii() or not title.isprintable() or "\\" in title:
+            raise UsageError(f"{title!r} is no application entity title (1 to 16 ASCII characters, no backslash).")
+
+
 def send_objects(
     objects: Sequence[DicomObject],
     host: str,
@@ -98,9 +110,7 @@ def send_objects(
     UsageError
         Titles that DICOM does not allow.
     """
-    for aet in (called_aet, calling_aet):
-        if not 1 <= len(aet.strip()) <= 16 or not aet.isascii() or not aet.isprintable() or "\\" in aet:
-            raise UsageError(f"{aet!r} is no application entity title (1 to 16 ASCII characters, no backslash).")
+    require_titles(called_aet, calling_aet)
     entity = AE(ae_title=calling_aet)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = TIMEOUT_S
     entity.add_requested_context(Verification)

@@ -17,6 +17,18 @@ _ONE_PIECE = 2**31
 """Not every server takes a request of unknown length."""
 
 
+def require_address(url: str) -> None:
+    """Refuse what is no address of a web service.
+
+    Raises
+    ------
+    UsageError
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError("--stow needs the http or https address of a DICOMweb service, e.g. https://pacs/dicom-web.")
+
+
 def stow_objects(
     objects: Sequence[DicomObject], url: str, *, tls: Tls | None = None, progress: Progress = silent
 ) -> list[Outcome]:
@@ -38,9 +50,7 @@ def stow_objects(
     SendError
         A TLS file can't be used.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError("--stow needs the http or https address of a DICOMweb service, e.g. https://pacs/dicom-web.")
+    require_address(url)
     session = requests.Session()
     if tls is not None:
         tls.context()  # says which file is wrong, where requests would not
