@@ -158,14 +158,6 @@ def test_maps_say_what_they_show_in_which_unit_and_how_they_were_made(logic, nod
     assert nodes["baseline"].GetAttribute("PerfusionCBV.Map") is None
 
 
-def test_codes_are_those_of_the_dicom_standard():
-    pydicom_codes = importlib.import_module("pydicom.sr.codedict").codes
-    names = {"rcbv": "RelativeRegionalBloodVolume", "kep": "Kep", "mtt": "MeanTransitTime", "ttp": "TimeToPeak"}
-    for role, name in {**names, "tmax": "Tmax"}.items():
-        code = getattr(pydicom_codes.DCM, name)
-        assert output_nodes.QUANTITIES[role] == (code.value, code.scheme_designator, code.meaning)
-
-
 def test_maps_are_shown_in_colour_in_the_reports_window_with_a_threshold(logic, node):
     from PerfusionCBVLib.pictures import rcbv_window
 

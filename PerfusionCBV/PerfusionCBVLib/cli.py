@@ -1,4 +1,4 @@
-"""The command line: demo, map, check, measure, report, overlay, compare, simulate, train, evaluate, models."""
+"""The command line: demo, map, check, measure, report, overlay, compare, dicom, simulate, train, evaluate, models."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from PerfusionCBVLib import __version__, check, compute_maps, load_series, write_result
 from PerfusionCBVLib.arterial import ArterialRequest, read_arterial_curve
+from PerfusionCBVLib.dicom_out import command as dicom_command
 from PerfusionCBVLib.errors import Cancelled, ModelError, PerfusionError, UsageError
 from PerfusionCBVLib.findings import Finding
 from PerfusionCBVLib.masking import read_mask
@@ -138,6 +139,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("--output", type=Path, required=True, metavar="DIR")
     compare.set_defaults(run=_compare)
+    dicom = commands.add_parser("dicom", help="make DICOM objects of maps; send them when asked for")
+    dicom_command.add_arguments(dicom)
+    dicom.set_defaults(run=_dicom)
 
     simulate = commands.add_parser("simulate", help="write a simulated series with its truth")
     simulate.add_argument("--output", type=Path, required=True, metavar="DIR")
@@ -381,6 +385,15 @@ def _compare(options: argparse.Namespace) -> int:
             f"({value['rcbv_mean_change_percent']:+.0f} %)"
         )
     print(f"Research use only. Written to {options.output}")
+    return 0
+
+
+def _dicom(options: argparse.Namespace) -> int:
+    with _ProgressBar() as progress:
+        lines, error = dicom_command.run(options, progress)
+    print("\n".join(lines))
+    if error is not None:
+        raise error
     return 0
 
 

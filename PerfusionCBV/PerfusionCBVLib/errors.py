@@ -43,3 +43,11 @@ class Cancelled(PerfusionError):  # noqa: N818  an event, not a failure
     """The user cancelled; raised by a `progress` callback and never swallowed."""
 
     exit_code = 4
+
+
+class MissingPackageError(PerfusionError):
+    """A Python package that an extra brings is not installed; the message names the extra."""
+
+
+class SendError(PerfusionError):
+    """Objects could not be sent, or a server refused some; what was written on this computer is whole."""

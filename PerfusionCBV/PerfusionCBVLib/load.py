@@ -84,7 +84,7 @@ def load_series(
 
 
 def _load_folder(folder: Path, times: _UserTimes, series_uid: str | None) -> DynamicSeries:
-    files = _files_in(folder)
+    files = files_in(folder)
     if not files:
         raise UnreadableInputError(f"The folder {folder.name} is empty; {_SUPPORTED} is needed.")
     if any(is_dicom_file(file) for file in files):
@@ -105,8 +105,7 @@ def _load_folder(folder: Path, times: _UserTimes, series_uid: str | None) -> Dyn
 def _load_zip(path: Path, times: _UserTimes, series_uid: str | None) -> DynamicSeries:
     zip_hash = {path.name: sha256_of_file(path)}
     with extracted(path) as folder:
-        # A Mac's archives carry a second, hidden tree of resource forks with the same file names.
-        files = [f for f in _files_in(folder) if "__MACOSX" not in f.parts and not f.name.startswith("._")]
+        files = files_in(folder)
         if any(is_dicom_file(file) for file in files):
             return load_dicom(files, series_uid=series_uid, extra_sha256=zip_hash, **times)
         niftis = [file for file in files if file.name.lower().endswith(_NIFTI)]
@@ -119,9 +118,11 @@ def _load_zip(path: Path, times: _UserTimes, series_uid: str | None) -> DynamicS
     )
 
 
-def _files_in(folder: Path) -> list[Path]:
+def files_in(folder: Path) -> list[Path]:
+    """Return all files below a folder, sorted, but for the hidden tree of resource forks in a Mac's archives."""
     try:
-        return sorted(file for file in folder.rglob("*") if file.is_file())
+        files = sorted(file for file in folder.rglob("*") if file.is_file())
+        return [f for f in files if "__MACOSX" not in f.relative_to(folder).parts and not f.name.startswith("._")]
     except OSError as error:
         raise cannot_open(folder, error) from error
 

@@ -57,7 +57,7 @@ def load_dicom(
     UnreadableInputError, GeometryError, TimingError, QualityError
         As `load.load_series` describes.
     """
-    series, notes = _choose(read_headers(files), series_uid)
+    series, notes = choose_series(read_headers(files), series_uid)
     if series.truncated:
         raise _truncated(series.truncated)
     if series.duplicates:
@@ -96,7 +96,14 @@ def load_dicom(
     )
 
 
-def _choose(found: list[SeriesHeaders], series_uid: str | None) -> tuple[SeriesHeaders, list[str]]:
+def choose_series(found: list[SeriesHeaders], series_uid: str | None) -> tuple[SeriesHeaders, list[str]]:
+    """Return the perfusion series among those found, or the one asked for, with what there is to say about it.
+
+    Raises
+    ------
+    UnreadableInputError, GeometryError
+        There is none, or several that may be it.
+    """
     if not found:
         raise UnreadableInputError("There are no DICOM images here. Pass the folder of the dynamic (perfusion) series.")
     listed = "; ".join(_label(one) for one in found)

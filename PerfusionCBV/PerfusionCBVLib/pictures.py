@@ -176,7 +176,7 @@ def rcbv_picture(result: AnyResult, table: TableName, view: SliceView | None = N
     view = view or slice_view(result.affine, result.mask)
     rcbv = result.maps["rcbv"]
     tiles = _map_tiles(view, result, rcbv.values, table, *rcbv_window(result))
-    bar = _colour_bar(table, *rcbv_window(result), f"rCBV ({unit_text(rcbv.unit)})")
+    bar = colour_bar(table, *rcbv_window(result), f"rCBV ({unit_text(rcbv.unit)})")
     return _stack([_block(tiles, "", bar)])
 
 
@@ -196,11 +196,11 @@ def comparison_picture(result: AnyResult, view: SliceView | None = None) -> Imag
     blocks = []
     for title, chosen in (("Network", network), ("Classical", classical)):
         window = rcbv_window(result) if comparable else _window(result, chosen.name)
-        bar = _colour_bar("perfusion", *window, f"rCBV ({unit_text(chosen.unit)})")
+        bar = colour_bar("perfusion", *window, f"rCBV ({unit_text(chosen.unit)})")
         blocks.append(_block(_map_tiles(view, result, chosen.values, "perfusion", *window), title, bar))
     if comparable:
         window = difference_window(result)
-        bar = _colour_bar("diverging", *window, f"difference ({unit_text(network.unit)})")
+        bar = colour_bar("diverging", *window, f"difference ({unit_text(network.unit)})")
         tiles = _map_tiles(view, result, network.values - classical.values, "diverging", *window)
         blocks.append(_block(tiles, "Network - classical", bar))
     return _stack(blocks)
@@ -219,7 +219,7 @@ def reference_picture(result: AnyResult) -> Image.Image:
     chosen = slice_view(result.affine, result.reference, COLUMNS)
     brain = slice_view(result.affine, result.mask | result.reference)
     view = replace(chosen, rows=brain.rows, columns=brain.columns)
-    grey = _grey(result)
+    grey = grey_baseline(result)
     tiles = []
     for index, number in zip(view.slices, view.numbers, strict=True):
         tile = np.array(_zoomed(view, np.repeat(view.plane(grey, index)[..., None], 3, axis=-1)))
@@ -246,6 +246,20 @@ def uncertainty_window(result: AnyResult) -> tuple[float, float]:
     """Return the window of the uncertainty map: 0 to its 99th percentile in the brain."""
     values = result.maps["uncertainty"].values[result.mask]
     return 0.0, max(float(np.nanpercentile(values, 99)), 1e-3)
+
+
+def map_window(result: AnyResult, name: str) -> tuple[tuple[float, float], TableName]:
+    """Return the window of a map and the colour table that it is shown with."""
+    inside = result.maps[name].values[result.mask]
+    if name == "rcbv" or (name == "rcbv_classical" and is_comparable(result)):
+        return rcbv_window(result), "perfusion"
+    if name == "disagreement":
+        return difference_window(result), "diverging"
+    if name == "uncertainty":
+        return uncertainty_window(result), "uniform"
+    if name == "k2":
+        return symmetric_window(inside), "diverging"
+    return (0.0, symmetric_window(inside)[1]), "uniform"
 
 
 def uncertainty_picture(result: AnyResult) -> Image.Image:
@@ -283,7 +297,7 @@ def _strip(result: AnyResult, name: str, table: TableName, window: tuple[float, 
     """Return one row of slices of a map over the baseline image, with its colour bar."""
     map_ = result.maps[name]
     view = slice_view(result.affine, result.mask, COLUMNS)
-    bar = _colour_bar(table, *window, f"{label} ({unit_text(map_.unit)})")
+    bar = colour_bar(table, *window, f"{label} ({unit_text(map_.unit)})")
     return _stack([_block(_map_tiles(view, result, map_.values, table, *window), "", bar)])
 
 
@@ -337,8 +351,8 @@ def _span(occupied: np.ndarray, margin: float) -> slice:
     return slice(max(int(where[0]) - pad, 0), int(where[-1]) + pad + 1)
 
 
-def _grey(result: AnyResult) -> np.ndarray:
-    """Return the baseline image, 0–255, white at the brain's 99.5th percentile."""
+def grey_baseline(result: AnyResult) -> np.ndarray:
+    """Return the baseline image, (x, y, z) uint8, white at the brain's 99.5th percentile."""
     baseline = np.nan_to_num(np.asarray(result.baseline, dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     inside = baseline[result.mask] if result.mask.any() else baseline
     white = float(np.percentile(inside, 99.5)) or 1.0
@@ -348,7 +362,7 @@ def _grey(result: AnyResult) -> np.ndarray:
 def _map_tiles(
     view: SliceView, result: AnyResult, values: np.ndarray, table: TableName, low: float, high: float
 ) -> list[Image.Image]:
-    grey, colours, tiles = _grey(result), colour_table(table), []
+    grey, colours, tiles = grey_baseline(result), colour_table(table), []
     # Colours stay inside the brain mask; a network may give values outside it.
     shown = np.where(result.mask, values, np.float32(np.nan))
     for index, number in zip(view.slices, view.numbers, strict=True):
@@ -393,13 +407,14 @@ def _lettered(tile: Image.Image, view: SliceView, number: int) -> Image.Image:
     return tile
 
 
-def _colour_bar(table: TableName, low: float, high: float, label: str) -> Image.Image:
+def colour_bar(table: TableName, low: float, high: float, label: str) -> Image.Image:
+    """Return a colour bar with numbers, white on black; `label` is "name (unit)"."""
     bar = Image.new("RGB", (BAR_WIDTH, 210), "black")
     draw, top, bottom = ImageDraw.Draw(bar), 34, 200
     shades = colour_table(table)[np.linspace(255, 0, bottom - top).round().astype(int)]
     bar.paste(Image.fromarray(np.repeat(shades[:, None], 18, axis=1)), (8, top))
     draw.rectangle((7, top - 1, 26, bottom), outline="#888888")
-    for value in nice_ticks(low, high, 4):
+    for value in nice_ticks(low, high, 5):
         y = bottom - (value - low) / (high - low) * (bottom - top)
         draw.line((26, y, 31, y), fill="white")
         draw.text((34, y), f"{value:.3g}", anchor="lm", font=font(13), fill="white")

@@ -85,6 +85,7 @@ def compute_maps(
         "acquisition": series.acquisition.as_dict(),
         "frames": series.frames,
         "frame_interval_s": series.frame_interval_s,
+        "mask": {"kind": "found" if mask is None else "given"},
     }
     moved = series
     if settings.motion_correction:

@@ -12,6 +12,7 @@ import numpy as np
 import slicer
 import vtk
 
+from PerfusionCBVLib import quantities
 from PerfusionCBVLib.concentration import Status
 from PerfusionCBVLib.findings import Finding
 from PerfusionCBVLib.gui.colours import colour_node
@@ -32,28 +33,7 @@ MAP = PREFIX + "Map"
 SHARED_ROLES = ("baseline", "regions", "curves")
 """One node for a series whatever the method; its method is the latest run's."""
 
-TITLES = {
-    "rcbv": "rCBV",
-    "disagreement": "rCBV difference",
-    "uncertainty": "rCBV uncertainty",
-    "k1": "K1",
-    "k2": "K2",
-    "kep": "kep",
-    "psr": "signal recovery",
-    "baseline": "baseline",
-    "regions": "regions",
-    "curves": "curves",
-}
-
-# DICOM codes of what a map shows (PS3.16, CID 7180), only where the standard has the very quantity.
-QUANTITIES = {
-    "rcbv": ("126398", "DCM", "Relative Regional Blood Volume"),
-    "kep": ("126313", "DCM", "kep"),
-    "mtt": ("113052", "DCM", "Mean Transit Time"),
-    "ttp": ("113069", "DCM", "Time To Peak"),
-    "tmax": ("113084", "DCM", "Tmax"),
-}
-UNITS = {"{ratio}": "ratio", "1": "no units", "1/s": "per second", "s": "second", "%": "percent"}
+TITLES = {**quantities.TITLES, "baseline": "baseline", "regions": "regions", "curves": "curves"}
 
 FAR = 1e6
 """Beyond every value of a map."""
@@ -109,21 +89,10 @@ def layers_of(result: MapResult) -> list[Layer]:
     from PerfusionCBVLib import pictures
 
     method = result.provenance["settings"]["method"]
-    comparable = pictures.is_comparable(result)
     layers = []
     for name, map_ in result.maps.items():
-        inside = map_.values[result.mask]
         made_by = method if name in ("rcbv", "disagreement", "uncertainty") else _fitted_by(method)
-        if name == "rcbv" or (name == "rcbv_classical" and comparable):
-            window, table = pictures.rcbv_window(result), "perfusion"
-        elif name == "disagreement":
-            window, table = pictures.difference_window(result), "diverging"
-        elif name == "uncertainty":
-            window, table = pictures.uncertainty_window(result), "uniform"
-        elif name == "k2":
-            window, table = pictures.symmetric_window(inside), "diverging"
-        else:
-            window, table = (0.0, pictures.symmetric_window(inside)[1]), "uniform"
+        window, table = pictures.map_window(result, name)
         role = "rcbv" if name == "rcbv_classical" else name
         layers.append(Layer(role, made_by, _zyx(map_.values), window, table, map_.unit, map_.description))
     brightest = float(np.percentile(result.baseline[result.mask], 99.5))
@@ -274,9 +243,9 @@ def _publish_volume(layer: Layer, run: _Run) -> None:
     slicer.util.updateVolumeFromArray(volume, layer.values)
     volume.SetDescription(layer.description)
     if layer.unit:
-        volume.SetVoxelValueUnits(_code(layer.unit, "UCUM", UNITS.get(layer.unit, layer.unit)))
-    if layer.role in QUANTITIES:
-        volume.SetVoxelValueQuantity(_code(*QUANTITIES[layer.role]))
+        volume.SetVoxelValueUnits(_code(layer.unit, "UCUM", quantities.unit_meaning(layer.unit)))
+    if layer.role in quantities.QUANTITIES:
+        volume.SetVoxelValueQuantity(_code(*quantities.QUANTITIES[layer.role]))
     volume.SetAttribute(MAP, "yes" if layer.colours else None)
     window = f"{layer.window[0]:.6g} {layer.window[1]:.6g}"
     display = volume.GetDisplayNode()
