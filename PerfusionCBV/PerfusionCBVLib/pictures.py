@@ -315,7 +315,7 @@ def map_strips(
     view = slice_view(result.affine, result.mask, COLUMNS)
     return _stack(
         [
-            _block(_map_tiles(view, result, values, table, *window), title, _colour_bar(table, *window, label))
+            _block(_map_tiles(view, result, values, table, *window), title, colour_bar(table, *window, label))
             for title, values, table, window, label in rows
         ]
     )
@@ -476,12 +476,12 @@ def reading_picture(result: AnyResult, view: SliceView, regions: Mapping[str, np
     names = ["rcbv", *(["rcbv_classical"] if is_comparable(result) else [])]
     window = rcbv_window(result)
     view = replace(view, slices=view.slices[:1] * (1 + len(names)), numbers=view.numbers[:1] * (1 + len(names)))
-    grey = view.plane(_grey(result), view.slices[0])
+    grey = view.plane(grey_baseline(result), view.slices[0])
     tiles = [_lettered(_zoomed(view, np.repeat(grey[..., None], 3, axis=-1)), view, view.numbers[0])]
     for name in names:
         tiles.append(_map_tiles(view.keep(1), result, result.maps[name].values, "perfusion", *window)[0])
     tiles = [_outlined(tile, view, regions) for tile in tiles]
-    bar = _colour_bar("perfusion", *window, f"rCBV ({unit_text(result.maps['rcbv'].unit)})")
+    bar = colour_bar("perfusion", *window, f"rCBV ({unit_text(result.maps['rcbv'].unit)})")
     return _stack([_block(tiles, "", bar)])
 
 

@@ -15,6 +15,8 @@ TITLES = {
     "mtt": "MTT",
     "ttp": "TTP",
     "tmax": "Tmax",
+    "delay": "delay",
+    "cbv_network": "CBV of the network",
     "psr": "PSR",
 }
 """By file stem; what is not named here is called by its stem in capitals."""
