@@ -283,9 +283,9 @@ class PerfusionCBVWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from PerfusionCBVLib.gui.parameters import reference_segment, settings
 
         node, chosen, region = self.parameters.inputNode, settings(self.parameters), reference_segment(self.parameters)
-        times = typed_times(self.logic, self.parameters)
+        times, aif = typed_times(self.logic, self.parameters), self.parameters.arterial.value or None
         nodes = self.run(
-            lambda progress: self.logic.process(node, chosen, reference=region, **times, progress=progress),
+            lambda progress: self.logic.process(node, chosen, reference=region, aif=aif, **times, progress=progress),
             chosen.method,
         )
         if nodes is None:
@@ -385,18 +385,19 @@ class PerfusionCBVLogic(ScriptedLoadableModuleLogic):
         *,
         mask=None,
         reference=None,
+        aif=None,
         echo_time_s=None,
         repetition_time_s=None,
         progress=None,
     ):
         """Make the maps of a series; return their nodes by role. A rerun updates its nodes.
 
-        `mask` and `reference` are label volumes or pairs (segmentation node, segment ID).
+        `mask`, `reference` and `aif` are label volumes or pairs (segmentation node, segment ID); `aif` may be "auto".
         """
         from PerfusionCBVLib.gui.logic import process_node
 
         self.result = None
-        regions = {"mask": mask, "reference": reference}
+        regions = {"mask": mask, "reference": reference, "aif": aif}
         times = {"echo_time_s": echo_time_s, "repetition_time_s": repetition_time_s}
         self.result, nodes = process_node(inputNode, settings, **regions, **times, progress=progress)
         return nodes
@@ -420,6 +421,18 @@ class PerfusionCBVLogic(ScriptedLoadableModuleLogic):
 
         settings = MeasureSettings(hot_spot_area_mm2, tuple(cut_offs))
         return measure_node(inputNode, segmentation, settings, mirrors=mirrors, progress=progress)
+
+    def align(self, inputNode, anatomy, progress=None):
+        """Register a series with a map to a volume node; return the registration and the transform above its nodes."""
+        from PerfusionCBVLib.gui.logic import align_nodes
+
+        return align_nodes(inputNode, anatomy, progress)
+
+    def writeDicom(self, inputNode, source, folder, progress=None):
+        """Write DICOM objects, in the study of the series' own DICOM folder; return their paths."""
+        from PerfusionCBVLib.gui.logic import write_dicom_of
+
+        return write_dicom_of(inputNode, Path(source), Path(folder), progress)
 
     def writePage(self, inputNode, path, *, named=False, progress=None):
         """Write the page for the referrer (.pdf or .html); `named` puts patient and study on it. Return its path."""

@@ -113,8 +113,10 @@ def quick(panel, results, monkeypatch, *, at=None):
     output_nodes = importlib.import_module("PerfusionCBVLib.gui.output_nodes")
     calls = []
 
-    def process(node, settings, *, mask=None, reference=None, echo_time_s=None, repetition_time_s=None, progress=None):
-        calls.append({"settings": settings, "reference": reference, "echo_time_s": echo_time_s})
+    def process(
+        node, settings, *, mask=None, reference=None, aif=None, echo_time_s=None, repetition_time_s=None, progress=None
+    ):
+        calls.append({"settings": settings, "reference": reference, "echo_time_s": echo_time_s, "aif": aif})
         for fraction in (0.0, 0.25, 0.5, 0.75, 0.9):
             progress(fraction, f"Step at {fraction}")
             if at:

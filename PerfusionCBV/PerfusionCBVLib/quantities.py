@@ -39,7 +39,7 @@ UNITS = {
     "ml": "milliliter",
     "mm2": "square millimeter",
     "ml/(100.g)": "milliliter per 100 gram",
-    "ml/(100.g.min)": "milliliter per 100 gram and minute",
+    "ml/(100.g)/min": "milliliter per 100 gram and minute",
 }
 """Meaning of a UCUM code."""
 

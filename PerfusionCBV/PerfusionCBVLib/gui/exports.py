@@ -29,6 +29,8 @@ class Exports:
             (ui.reportButton, self.open_report),
             (ui.saveButton, self.save),
             (ui.pageButton, self.write_page),
+            (ui.dicomButton, self.write_dicom),
+            (ui.alignButton, self.align),
         ):
             button.clicked.connect(slot)
 
@@ -71,6 +73,34 @@ class Exports:
         if path:
             self._say(_("The page is in {path}.").format(path=path))
             self._open(path)
+
+    def write_dicom(self) -> None:
+        """Write DICOM objects, with patient and study of the series' own DICOM files."""
+        window = slicer.util.mainWindow()
+        source = qt.QFileDialog.getExistingDirectory(window, _("DICOM folder that this series came from"))
+        folder = source and qt.QFileDialog.getExistingDirectory(window, _("Empty folder for the DICOM objects"))
+        if not folder:
+            return
+        node, logic = self._widget.parameters.inputNode, self._widget.logic
+        written = self._run(lambda progress: logic.writeDicom(node, source, folder, progress=progress))
+        if written:
+            text = _("{count} DICOM objects are in {folder}. They hold the patient's name.")
+            self._say(text.format(count=len(written), folder=folder))
+
+    def align(self) -> None:
+        """Lay the series and its maps onto the anatomical volume."""
+        node, anatomy = self._widget.parameters.inputNode, self._widget.parameters.anatomy
+        logic = self._widget.logic
+        found = self._run(lambda progress: logic.align(node, anatomy, progress=progress))
+        if not found:
+            return
+        registration = found[0]
+        self._widget.display.forget()
+        self._widget.onParametersChanged()
+        text = _("Aligned: the brain was moved by {mm} mm and turned by {degrees}°. Look at the borders in all views.")
+        self._say(text.format(mm=f"{registration.displacement_mm:.1f}", degrees=f"{registration.rotation_deg:.1f}"))
+        if registration.doubtful:
+            slicer.util.warningDisplay(" ".join(f"{each.message} {each.advice}" for each in registration.findings))
 
     def _run(self, work: Any) -> Any:
         return self._widget.run(work, NO_NETWORK)

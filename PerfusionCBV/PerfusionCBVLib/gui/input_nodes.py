@@ -261,6 +261,12 @@ def _instance_uids(node: Any) -> list[str]:
     return (node.GetAttribute("DICOM.instanceUIDs") or "").split()
 
 
+def instance_uids(node: Any) -> set[str]:
+    """Return the DICOM instances that a dynamic node was loaded from, where Slicer's DICOM module said so."""
+    nodes = [each for each in (node, grid_node(node), shown_node(node)) if each is not None]
+    return {uid for each in nodes for uid in _instance_uids(each)}
+
+
 def _times_s(node: Any, frames: int, repetition_time_s: float | None) -> tuple[np.ndarray | None, str]:
     """Return the frame times, s, and their source; or None and why there are none."""
     if repetition_time_s is not None:

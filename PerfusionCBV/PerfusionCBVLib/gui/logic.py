@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,18 +17,26 @@ from vtk.util import numpy_support
 
 from PerfusionCBVLib.errors import InputRefusedError, PerfusionError, TimingError, UsageError
 from PerfusionCBVLib.findings import Finding
-from PerfusionCBVLib.gui.input_nodes import ACQUISITION, INPUT_SHA256, NodeSeries, describe
+from PerfusionCBVLib.gui.alignment import anatomy_volume, publish_alignment
+from PerfusionCBVLib.gui.input_nodes import (
+    ACQUISITION,
+    INPUT_SHA256,
+    NodeSeries,
+    describe,
+    instance_uids,
+)
 from PerfusionCBVLib.gui.measures import measured_regions, measurements_in_scene, publish_measures
 from PerfusionCBVLib.gui.output_nodes import layers_of, publish, unchanged_on_error
 from PerfusionCBVLib.gui.regions import region_on_series
 from PerfusionCBVLib.gui.scene_result import identity_in_scene, regions_in_scene, result_in_scene
 from PerfusionCBVLib.gui.words import finding_in_the_panel, in_the_panel
 from PerfusionCBVLib.gui.worker import run_in_background
-from PerfusionCBVLib.progress import Progress, silent
+from PerfusionCBVLib.progress import Progress, part, silent
 from PerfusionCBVLib.settings import Settings
 
 if TYPE_CHECKING:  # they need packages that may not be installed yet
     from PerfusionCBVLib.measure import MeasureSettings, RegionMeasures
+    from PerfusionCBVLib.registration import Registration
     from PerfusionCBVLib.result import MapResult
     from PerfusionCBVLib.series import DynamicSeries
 
@@ -71,6 +80,7 @@ def process_node(
     repetition_time_s: float | None,
     mask: Any,
     reference: Any,
+    aif: Any,
     progress: Progress | None = None,
 ) -> tuple[MapResult, dict[str, Any]]:
     """Make a node's maps; return the result and its nodes by role.
@@ -88,11 +98,14 @@ def process_node(
                 "protocol states it."
             )
         inside, region = region_on_series(mask, node), region_on_series(reference, node)
+        arteries = aif if aif in (None, "auto") else region_on_series(aif, node)
 
         def work(report: Progress) -> tuple[MapResult, list[Any]]:
             from PerfusionCBVLib.pipeline import compute_maps
 
-            result = compute_maps(facts.series(), settings, mask=inside, reference=region, progress=report)
+            result = compute_maps(
+                facts.series(), settings, mask=inside, reference=region, aif=arteries, progress=report
+            )
             return result, layers_of(result)
 
         result, layers = _in_background(work, progress)
@@ -124,6 +137,75 @@ def measure_node(
         measured = _in_background(work, progress)
         with unchanged_on_error():
             return publish_measures(measured, settings, segmentation, inside, node)
+
+
+def align_nodes(node: Any, anatomy: Any, progress: Progress | None = None) -> tuple[Registration, Any]:
+    """Register a series with a map to an anatomical volume; return how well, and the transform node above both.
+
+    Raises
+    ------
+    InputRefusedError, Cancelled, UsageError
+        The scene is as it was.
+    """
+    with _one_at_a_time():
+        result, fixed = result_in_scene(node), anatomy_volume(anatomy)
+
+        def work(report: Progress) -> Registration:
+            from PerfusionCBVLib.registration import register
+            from PerfusionCBVLib.volume import Volume
+
+            return register(Volume(result.baseline, result.affine, "DSC baseline"), result.mask, fixed, report)
+
+        registration = _in_background(work, progress)
+        with unchanged_on_error():
+            return registration, publish_alignment(registration, anatomy, node)
+
+
+def write_dicom_of(node: Any, source: Path, folder: Path, progress: Progress | None = None) -> list[Path]:
+    """Write DICOM objects of the latest map of a series, its regions and measures; return their paths.
+
+    Parameters
+    ----------
+    source : Path
+        The DICOM folder or .zip that the series came from: patient, study and place are taken from it, after a check
+        that its images are those of the node.
+    folder : Path
+        Without DICOM files.
+
+    Raises
+    ------
+    InputRefusedError, UsageError, Cancelled
+    """
+    with _one_at_a_time():
+        result, measurements, inside = result_in_scene(node), measurements_in_scene(node), measured_regions(node)
+        uids = instance_uids(node)
+        read_by_us = any(key.startswith("dicom:") for key in result.provenance["input"]["sha256"])
+        if not uids and not read_by_us:
+            raise UsageError(
+                "Nothing shows which DICOM series this one came from: it was loaded from a file. Load the DICOM series "
+                "itself, or use the command `dicom --converted-elsewhere`."
+            )
+
+        def work(report: Progress) -> list[Path]:
+            from PerfusionCBVLib.dicom_out.objects import make_objects, write_objects
+            from PerfusionCBVLib.dicom_out.source import read_source
+            from PerfusionCBVLib.regions import Region
+
+            report(0.0, "Reading the DICOM series")
+            found = read_source(source, result.provenance, converted_elsewhere=not read_by_us)
+            if not read_by_us and not {image.sop_instance_uid for image in found.images} <= uids:
+                raise UsageError(f"The images in {source} are not those of this series. Choose its own DICOM folder.")
+            objects = make_objects(
+                result,
+                found,
+                datetime.now().replace(microsecond=0),
+                segments=[Region(name, voxels) for name, voxels in inside.items()],
+                measures=measurements,
+                progress=part(report, 0.2, 0.9),
+            )
+            return write_objects(objects, folder)
+
+        return _in_background(work, progress)
 
 
 def write_page_of(node: Any, path: Path, *, named: bool, progress: Progress | None = None) -> Path:

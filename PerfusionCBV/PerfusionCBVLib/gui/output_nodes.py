@@ -30,6 +30,12 @@ ROLE, METHOD, WINDOW = PREFIX + "Role", PREFIX + "Method", PREFIX + "Window"
 MAP = PREFIX + "Map"
 """Set on what is shown in colour; the panel's selector of maps looks for it."""
 
+OF_THE_METHOD = ("disagreement", "uncertainty", "cbv_network")
+"""Beside a network's map, where its settings give them."""
+
+FLOW = ("cbv", "cbf", "mtt", "tmax", "ttp", "delay")
+"""With an arterial input."""
+
 SHARED_ROLES = ("baseline", "regions", "curves")
 """One node for a series whatever the method; its method is the latest run's."""
 
@@ -91,7 +97,7 @@ def layers_of(result: MapResult) -> list[Layer]:
     method = result.provenance["settings"]["method"]
     layers = []
     for name, map_ in result.maps.items():
-        made_by = method if name in ("rcbv", "disagreement", "uncertainty") else _fitted_by(method)
+        made_by = method if name in ("rcbv", *OF_THE_METHOD) else _fitted_by(method)
         window, table = pictures.map_window(result, name)
         role = "rcbv" if name == "rcbv_classical" else name
         layers.append(Layer(role, made_by, _zyx(map_.values), window, table, map_.unit, map_.description))
@@ -120,9 +126,10 @@ def publish(result: MapResult, layers: list[Layer], node: Any) -> dict[str, Any]
             _publish_volume(layer, run)
         _publish_regions(result, run)
         _publish_curves(result, run)
-    made = {layer.role for layer in layers if layer.method == run.method}
-    for role in {"disagreement", "uncertainty"} - made:  # of an earlier run with other settings
-        if stale := _find(node, role, run.method):
+    made = {(layer.role, layer.method) for layer in layers}
+    optional = {(role, run.method) for role in OF_THE_METHOD} | {(role, _fitted_by(run.method)) for role in FLOW}
+    for role, method in optional - made:  # of an earlier run with other settings
+        if stale := _find(node, role, method):
             slicer.mrmlScene.RemoveNode(stale)
     return outputs(node, run.method)
 
@@ -151,9 +158,9 @@ def outputs(node: Any, method: str = "") -> dict[str, Any]:
             return {}
         method = baseline.GetAttribute(METHOD)
     wanted = {
-        **{role: (role, method) for role in ("rcbv", "disagreement", "uncertainty")},
+        **{role: (role, method) for role in ("rcbv", *OF_THE_METHOD)},
         **({"rcbv_classical": ("rcbv", "bsw")} if method in NETWORK_METHODS else {}),
-        **{role: (role, _fitted_by(method)) for role in ("k1", "k2", "kep", "psr")},
+        **{role: (role, _fitted_by(method)) for role in ("k1", "k2", "kep", "psr", *FLOW)},
         **{role: (role, "") for role in SHARED_ROLES},
     }
     found = {name: _find(node, *key) for name, key in wanted.items()}

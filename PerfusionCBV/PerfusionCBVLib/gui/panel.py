@@ -148,7 +148,11 @@ def show_progress(ui: Any, fraction: float, message: str, elapsed_s: float) -> N
 
 def show_display(ui: Any, parameters: Any, outputs: dict[str, Any]) -> None:
     """Show only those controls of the display that have an effect now."""
-    _show_row(ui.anatomyLabel, ui.anatomySelector, parameters.view is View.ANATOMY)
+    over_anatomy = parameters.view is View.ANATOMY
+    _show_row(ui.anatomyLabel, ui.anatomySelector, over_anatomy)
+    ui.alignButton.visible = over_anatomy
+    why = "" if outputs and parameters.anatomy else _("A map and a volume to align it to are needed.")
+    _enable(ui.alignButton, _("Register the series to this volume by its anatomy, and move the maps along"), why)
     shown = parameters.shownMap
     blood = parameters.view is View.COMPARE or shown is None or shown.GetAttribute(ROLE) == "rcbv"
     for control in (ui.coloursComboBox, ui.windowPresetComboBox, ui.windowRangeWidget, ui.thresholdSlider):
@@ -196,6 +200,8 @@ def show_report(ui: Any, *, mapped: bool, complete: bool) -> None:
     page = _("Key slices, measures, findings and limits on one sheet, as PDF or HTML")
     save = _("Maps as NIfTI, report, pictures and provenance, into a folder")
     _enable(ui.pageButton, page, "" if mapped else no_map)
+    dicom = _("Maps, regions, measures and coloured pictures as DICOM objects of the same study, for the archive")
+    _enable(ui.dicomButton, dicom, "" if mapped else no_map)
     _enable(ui.reportButton, report, "" if complete else no_result)
     _enable(ui.saveButton, save, "" if complete else no_result)
 

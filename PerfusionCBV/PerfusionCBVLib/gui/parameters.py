@@ -62,6 +62,17 @@ class Reference(Enum):
         }[self.value]
 
 
+class Arterial(Enum):
+    """Where the arterial input comes from; the value is what the library takes, empty for none."""
+
+    NONE = ""
+    AUTOMATIC = "auto"
+
+    def label(self) -> str:
+        """Return what the panel shows."""
+        return {"": _("Not computed"), "auto": _("With an arterial input, found")}[self.value]
+
+
 class Device(Enum):
     """Where a network runs; the value is the library's name."""
 
@@ -160,6 +171,7 @@ class PerfusionCBVParameterNode:
     referenceSegmentID: str = ""
     motionCorrection: bool = False
     device: Device = Device.AUTO
+    arterial: Arterial = Arterial.NONE
 
     view: View = View.SERIES
     shownMap: vtkMRMLScalarVolumeNode
