@@ -17,7 +17,7 @@ from PerfusionCBVLib import load_series
 from PerfusionCBVLib.cli import main
 from PerfusionCBVLib.colours import colour_table
 from PerfusionCBVLib.dicom_out import secondary_capture
-from PerfusionCBVLib.dicom_out.objects import made_at, make_objects, write_objects
+from PerfusionCBVLib.dicom_out.objects import DicomObject, made_at, make_objects, write_objects
 from PerfusionCBVLib.dicom_out.segments import Segment
 from PerfusionCBVLib.dicom_out.source import read_source
 from PerfusionCBVLib.dicom_out.structured_report import read_measures
@@ -363,12 +363,14 @@ def test_a_folder_with_dicom_files_is_not_written_to(capsys, command, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["mine.dcm"]
 
 
-def test_a_full_disk_leaves_no_object(command, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_object(datasets, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("PerfusionCBVLib.dicom_out.objects.os.replace", full)
-    assert main([*command, "--output", str(tmp_path / "out")]) == 1
+    objects = [DicomObject(f"{name}.dcm", name, dataset) for name, dataset in datasets.items()]
+    with pytest.raises(OSError, match="No space left"):
+        write_objects(objects, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
 

@@ -19,6 +19,11 @@ from pynetdicom.sop_class import MRImageStorage, Verification
 
 from dicom_out_case import make_case, pixel_places_lps, values_at
 from PerfusionCBVLib.cli import main
+from PerfusionCBVLib.dicom_out.objects import made_at, make_objects, write_objects
+from PerfusionCBVLib.dicom_out.send import Tls, send_objects
+from PerfusionCBVLib.dicom_out.source import read_source
+from PerfusionCBVLib.dicom_out.stow import stow_objects
+from PerfusionCBVLib.errors import SendError
 from PerfusionCBVLib.stored import read_volume
 
 WEB_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
@@ -90,6 +95,16 @@ def orthanc(tmp_path_factory):
     server.stop()
 
 
+@pytest.fixture(scope="module")
+def objects(case, tmp_path_factory):
+    """Of the same case, made once, with the folder they are written to."""
+    result = case.result
+    made = make_objects(result, read_source(case.source, result.provenance), made_at(case.maps))
+    folder = tmp_path_factory.mktemp("made") / "objects"
+    write_objects(made, folder)
+    return made, folder
+
+
 @pytest.fixture
 def command(case, tmp_path):
     return ["dicom", str(case.maps), "--source", str(case.source), "--output", str(tmp_path / "objects")]
@@ -137,7 +152,7 @@ def test_a_dicomweb_server_takes_all_objects_and_gives_them_back_bit_for_bit(cap
         server.stop()
 
 
-def test_tls_is_used_and_a_server_of_unknown_certificate_refused(capsys, command, tmp_path):
+def test_tls_is_used_and_a_server_of_unknown_certificate_refused(objects, tmp_path):
     if shutil.which("openssl") is None:
         pytest.skip("openssl, which makes the certificates, is not installed")
     server_files, client_files = certificate(tmp_path, "server"), certificate(tmp_path, "client")
@@ -146,15 +161,16 @@ def test_tls_is_used_and_a_server_of_unknown_certificate_refused(capsys, command
         tmp_path / "server", DicomTlsEnabled=True, DicomTlsCertificate=server_files[0],
         DicomTlsPrivateKey=server_files[1], DicomTlsTrustedCertificates=client_files[0],
     )  # fmt: skip
-    send = ["--send", f"127.0.0.1:{server.port}", "--called-aet", AET]
-    ours = ["--tls-cert", client_files[0], "--tls-key", client_files[1]]
+    made, folder = objects
+    ours = [Path(name) for name in client_files]
     try:
-        assert main([*command, *send, *ours, "--tls-ca", server_files[0]]) == 0
-        require_all_back(tmp_path / "objects", server)
-        for trusted, what in (([*ours, "--tls-ca", client_files[0]], "another authority"), ([], "no TLS at all")):
-            arguments = [*command[:-1], str(tmp_path / what)]
-            assert main([*arguments, *send, *trusted]) == 1, what
-            assert "nothing was sent" in capsys.readouterr().err
+        trusting = Tls(Path(server_files[0]), *ours)
+        outcomes = send_objects(made, "127.0.0.1", server.port, called_aet=AET, tls=trusting)
+        assert [one.problem for one in outcomes] == [""] * 10
+        require_all_back(folder, server)
+        for tls in (Tls(Path(client_files[0]), *ours), None):  # another authority; no TLS at all
+            with pytest.raises(SendError, match="nothing was sent"):
+                send_objects(made, "127.0.0.1", server.port, called_aet=AET, tls=tls)
     finally:
         server.stop()
 
@@ -171,7 +187,7 @@ def certificate(folder: Path, name: str) -> tuple[str, str]:
 
 # pynetdicom leaves the socket of a refused connection to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_wrong_title_or_no_server_sends_nothing_and_keeps_the_files(capsys, command, orthanc, tmp_path):
+def test_a_wrong_title_or_no_server_sends_nothing_and_keeps_the_files(capsys, command, objects, orthanc, tmp_path):
     before = json.loads(orthanc.get("/statistics"))["CountInstances"]
     assert main([*command, "--send", f"127.0.0.1:{orthanc.port}", "--called-aet", "NOBODY"]) == 1
     error = capsys.readouterr().err
@@ -180,13 +196,10 @@ def test_a_wrong_title_or_no_server_sends_nothing_and_keeps_the_files(capsys, co
     assert "NOBODY" in error
     assert json.loads(orthanc.get("/statistics"))["CountInstances"] == before
     assert len(list((tmp_path / "objects").iterdir())) == 10
-    for target in (
-        ["--send", f"127.0.0.1:{free_port()}", "--called-aet", AET],
-        ["--stow", f"http://127.0.0.1:{free_port()}"],
-    ):
-        folder = tmp_path / target[0]
-        assert main([*command[:-1], str(folder), *target]) == 1
-        assert "nothing was sent" in (error := capsys.readouterr().err) or "10 of 10 objects were not taken" in error
+    with pytest.raises(SendError, match="nobody answers there"):
+        send_objects(objects[0], "127.0.0.1", free_port(), called_aet=AET)
+    outcomes = stow_objects(objects[0], f"http://127.0.0.1:{free_port()}")
+    assert [one.problem.split(":")[0] for one in outcomes] == ["no connection", *["not sent"] * 9]
 
 
 def test_each_refused_object_is_named_and_the_rest_is_sent(capsys, command):

@@ -104,15 +104,16 @@ def make_objects(
     from PerfusionCBVLib.dicom_out.parametric_map import parametric_map
     from PerfusionCBVLib.dicom_out.secondary_capture import secondary_captures
     from PerfusionCBVLib.dicom_out.segmentation import all_segments, segmentation
-    from PerfusionCBVLib.dicom_out.structured_report import structured_report
+    from PerfusionCBVLib.dicom_out.structured_report import segment_numbers, structured_report
 
     author = Author(result, source, made)
+    regions = all_segments(author, segments)
+    segment_numbers(measures, regions)  # refused before the work
     objects = []
     for place, name in enumerate(result.maps, start=1):
         progress(0.5 * place / len(result.maps), f"Parametric map {name}")
         objects.append(DicomObject(f"map_{name}.dcm", f"Parametric Map {name}", parametric_map(author, name, place)))
     progress(0.6, "Segmentation")
-    regions = all_segments(author, segments)
     drawn = segmentation(author, regions, 81)
     objects.append(DicomObject("regions.dcm", "Segmentation", drawn))
     if measures:

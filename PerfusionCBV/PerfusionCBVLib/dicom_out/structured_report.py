@@ -119,6 +119,24 @@ def _checked(entry: Any, where: str) -> Measurement:
     return Measurement(region, name, title, float(value), unit, None if error is None else float(error))
 
 
+def segment_numbers(measures: Sequence[Measurement], segments: Sequence[Segment]) -> dict[str, int]:
+    """Return the number of each segment, from 1, by its name in small letters.
+
+    Raises
+    ------
+    UnreadableInputError
+        A measure's region is not among the segments.
+    """
+    numbers = {segment.name.casefold(): number for number, segment in enumerate(segments, start=1)}
+    missing = [m.region for m in measures if m.region.casefold() not in numbers]
+    if missing:
+        raise UnreadableInputError(
+            f"There are measures of {', '.join(dict.fromkeys(missing))}, but only the segments "
+            f"{', '.join(segment.name for segment in segments)}. Pass the segments that were measured (--segments)."
+        )
+    return numbers
+
+
 def structured_report(
     author: Author, measures: Sequence[Measurement], segments: Sequence[Segment], segmentation: Dataset, place: int
 ) -> Dataset:
@@ -142,16 +160,10 @@ def structured_report(
     Raises
     ------
     UnreadableInputError
-        A measure's region is not among the segments.
+        See `segment_numbers`.
     """
-    numbers = {segment.name.casefold(): number for number, segment in enumerate(segments, start=1)}
+    numbers = segment_numbers(measures, segments)
     regions = list(dict.fromkeys(measure.region for measure in measures))
-    missing = [region for region in regions if region.casefold() not in numbers]
-    if missing:
-        raise UnreadableInputError(
-            f"There are measures of {', '.join(missing)}, but only the segments "
-            f"{', '.join(segment.name for segment in segments)}. Pass the segments that were measured (--segments)."
-        )
     method = author.method
     algorithm = sr.AlgorithmIdentification(
         name=f"{SOFTWARE} {METHOD_TITLES[method]}",
