@@ -178,6 +178,12 @@ def test_mean_error_holds_the_whole_shared_part():
     assert rows["rcbv_mirror"].standard_error == pytest.approx(0.15, rel=0.3)
     assert rows["rcbv_over_mirror"].standard_error == pytest.approx(0.2 * np.sqrt(2), rel=0.3)
     assert (rows["rcbv_mirror"].value, rows["rcbv_over_mirror"].value) == pytest.approx((1.5, 2.0))
+    # A mirror image without any value takes nothing from the region's own numbers.
+    rcbv.values[across] = np.nan
+    alone, _ = measured(BLOB, maps=maps, provenance=provenance, mirror=across)
+    assert np.isnan(value(alone, "rcbv_over_mirror"))
+    assert alone["rcbv_over_mirror"].standard_error is None
+    assert alone["rcbv_mean"] == rows["rcbv_mean"]
 
 
 def test_without_knowledge_of_the_shared_part_there_is_no_error_but_a_note():

@@ -333,7 +333,7 @@ def _standard_errors(
     rcbv, uncertainty, k2 = (maps[name].values for name in ("rcbv", "uncertainty", "k2"))
     affine = maps["rcbv"].affine
     copies = noisy_copies(rcbv, inside, uncertainty, k2, shared, affine)
-    across: Iterable[np.ndarray | None] = itertools.repeat(None)
+    across: Iterable[np.ndarray | None] = itertools.repeat(None if opposite is None else np.empty(0))
     if opposite is not None and opposite.any():
         across = noisy_copies(rcbv, opposite, uncertainty, k2, shared, affine, stream=1)
     measured = [list(statistics(own, other).values()) for own, other in zip(copies, across, strict=False)]
