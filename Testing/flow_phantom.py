@@ -40,7 +40,7 @@ def tissue_at(times_s, cbv, mtt_s, delay_s, peak_per_s=90.0):
 
 @cache
 def flow_head(noise=2.0, interval_s=1.0, frames=70):
-    """48 × 52 × 8 voxels: white core, grey rim, fluid centre, six columns of artery."""
+    """48 × 52 × 8 voxels: white core, grey rim, fluid centre, four columns of artery."""
     g = np.random.default_rng(5)
     shape, voxel_mm = (48, 52, 8), (3.8, 3.8, 6.0)
     axes = [(np.arange(n) - (n - 1) / 2) * edge for n, edge in zip(shape, voxel_mm, strict=True)]
