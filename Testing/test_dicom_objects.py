@@ -18,11 +18,11 @@ from PerfusionCBVLib.cli import main
 from PerfusionCBVLib.colours import colour_table
 from PerfusionCBVLib.dicom_out import secondary_capture
 from PerfusionCBVLib.dicom_out.objects import DicomObject, made_at, make_objects, write_objects
-from PerfusionCBVLib.dicom_out.segments import Segment
 from PerfusionCBVLib.dicom_out.source import read_source
 from PerfusionCBVLib.dicom_out.structured_report import read_measures
 from PerfusionCBVLib.errors import UnreadableInputError, UsageError
 from PerfusionCBVLib.measurement import Measurement
+from PerfusionCBVLib.regions import Region
 from PerfusionCBVLib.stored import read_volume
 
 MEASURES = [
@@ -55,7 +55,7 @@ def given(case, tmp_path_factory):
 def command(case, given):
     return [
         "dicom", str(case.maps), "--source", str(case.source),
-        "--segments", str(given / "lesion.nii.gz"), "--measures", str(given / "measures.json"),
+        "--regions", str(given / "lesion.nii.gz"), "--measures", str(given / "measures.json"),
     ]  # fmt: skip
 
 
@@ -94,6 +94,7 @@ def test_every_kind_of_object_is_written(datasets):
         "map_rcbv",
         "map_k1",
         "map_k2",
+        "map_psr",
     }
     assert kinds["regions"] == "Segmentation Storage"
     assert kinds["measures"] == "Comprehensive 3D SR Storage"
@@ -101,7 +102,7 @@ def test_every_kind_of_object_is_written(datasets):
     assert captures == {f"colour_rcbv_{n:03d}" for n in range(1, 7)}
 
 
-@pytest.mark.parametrize("name", ["rcbv", "k1", "k2"])
+@pytest.mark.parametrize("name", ["rcbv", "k1", "k2", "psr"])
 def test_a_parametric_map_holds_the_nifti_maps_values_at_their_places(datasets, case, name):
     dataset = datasets[f"map_{name}"]
     values, affine = read_volume(case.maps / f"{name}.nii.gz")
@@ -411,12 +412,10 @@ def test_what_measure_writes_is_taken_and_measures_of_other_maps_or_segments_are
 def test_measures_of_an_unknown_region_and_names_used_twice_are_refused(case, given):
     result = case.result
     source = read_source(case.source, result.provenance)
-    with pytest.raises(
-        UnreadableInputError, match=r"measures of label 1.*segments Brain, Reference region.*--segments"
-    ):
+    with pytest.raises(UnreadableInputError, match=r"measures of label 1.*segments Brain, Reference region.*--regions"):
         make_objects(result, source, made_at(case.maps), measures=read_measures(given / "measures.json"))
     with pytest.raises(UsageError, match="called Brain, brain"):
-        make_objects(result, source, made_at(case.maps), segments=[Segment("brain", result.mask)])
+        make_objects(result, source, made_at(case.maps), segments=[Region("brain", result.mask)])
 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (Debian package dicom3tools) is not installed")
@@ -426,7 +425,7 @@ def test_names_in_any_script_and_length_are_stored_validly(case, tmp_path):
     lesion = result.mask & (result.maps["rcbv"].values > 2.6)
     measures = [Measurement(name, "rcbv_hot_spot", "Hot spot over a disc of 40 mm²", 3.0625, "{ratio}")]
     source = read_source(case.source, result.provenance)
-    segments = [Segment(name, lesion)]
+    segments = [Region(name, lesion)]
     objects = make_objects(result, source, made_at(case.maps), segments=segments, measures=measures)
     paths = write_objects([o for o in objects if o.file_name in ("regions.dcm", "measures.dcm")], tmp_path / "out")
     for path in paths:

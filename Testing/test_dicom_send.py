@@ -128,7 +128,7 @@ def require_all_back(folder: Path, server: Orthanc) -> None:
 def test_a_pacs_takes_all_objects_and_gives_them_back_bit_for_bit(capsys, command, orthanc, tmp_path):
     assert main([*command, "--send", f"127.0.0.1:{orthanc.port}", "--called-aet", AET]) == 0
     said = capsys.readouterr().out
-    assert said.count("\nsent ") == len(list((tmp_path / "objects").iterdir())) == 10
+    assert said.count("\nsent ") == len(list((tmp_path / "objects").iterdir())) == 11
     require_all_back(tmp_path / "objects", orthanc)
 
 
@@ -139,7 +139,7 @@ def test_a_dicomweb_server_takes_all_objects_and_gives_them_back_bit_for_bit(cap
     server = Orthanc(tmp_path / "server")  # an empty one: nothing may be there from C-STORE
     try:
         assert main([*command, "--stow", f"{server.web}/"]) == 0
-        assert capsys.readouterr().out.count("\nsent ") == 10
+        assert capsys.readouterr().out.count("\nsent ") == 11
         require_all_back(tmp_path / "objects", server)
         ours = pydicom.dcmread(tmp_path / "objects" / "map_rcbv.dcm")
         theirs = DICOMwebClient(server.web).retrieve_instance(
@@ -166,7 +166,7 @@ def test_tls_is_used_and_a_server_of_unknown_certificate_refused(objects, tmp_pa
     try:
         trusting = Tls(Path(server_files[0]), *ours)
         outcomes = send_objects(made, "127.0.0.1", server.port, called_aet=AET, tls=trusting)
-        assert [one.problem for one in outcomes] == [""] * 10
+        assert [one.problem for one in outcomes] == [""] * 11
         require_all_back(folder, server)
         for tls in (Tls(Path(client_files[0]), *ours), None):  # another authority; no TLS at all
             with pytest.raises(SendError, match="nothing was sent"):
@@ -195,11 +195,11 @@ def test_a_wrong_title_or_no_server_sends_nothing_and_keeps_the_files(capsys, co
     assert "rejected" in error
     assert "NOBODY" in error
     assert json.loads(orthanc.get("/statistics"))["CountInstances"] == before
-    assert len(list((tmp_path / "objects").iterdir())) == 10
+    assert len(list((tmp_path / "objects").iterdir())) == 11
     with pytest.raises(SendError, match="nobody answers there"):
         send_objects(objects[0], "127.0.0.1", free_port(), called_aet=AET)
     outcomes = stow_objects(objects[0], f"http://127.0.0.1:{free_port()}")
-    assert [one.problem.split(":")[0] for one in outcomes] == ["no connection", *["not sent"] * 9]
+    assert [one.problem.split(":")[0] for one in outcomes] == ["no connection", *["not sent"] * 10]
 
 
 def test_each_refused_object_is_named_and_the_rest_is_sent(capsys, command):
@@ -222,11 +222,11 @@ def test_each_refused_object_is_named_and_the_rest_is_sent(capsys, command):
     finally:
         server.shutdown()
     said, error = capsys.readouterr()
-    assert "10 of 10 objects were not taken" in error
+    assert "11 of 11 objects were not taken" in error
     assert "FAILED map_rcbv.dcm Failure 0xA700" in said
     assert "FAILED colour_rcbv_001.dcm Warning 0xB000" in said
     assert "FAILED regions.dcm not sent" in said
-    assert len(taken) == 9
+    assert len(taken) == 10
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,29 @@ def test_a_segmentation_gives_its_names_and_overlapping_segments_too(tmp_path):
     np.testing.assert_array_equal(found["Whole = all"], values[1] == 1)
 
 
+def test_labels_in_another_order_of_axes_come_to_the_same_voxels(tmp_path):
+    turned = nib.Nifti1Image(labels(), AFFINE).as_reoriented([[2, 1], [0, -1], [1, -1]])
+    nib.save(turned, tmp_path / "turned.nii")
+    found = read(tmp_path / "turned.nii")
+    assert list(found) == ["label 1", "label 4"]
+    for label in (1, 4):
+        np.testing.assert_array_equal(found[f"label {label}"], labels() == label)
+
+
+def test_a_segment_keeps_slicers_terminology_and_nothing_is_guessed_from_a_name(tmp_path):
+    segments = [("Tumour", 0, 4), ("Neoplasm", 0, 1)]
+    path = save_segmentation(tmp_path / "a.seg.nrrd", labels(), segments=segments)
+    tags = (
+        "Segment0_Tags:=Segmentation:[0,0,0]|TerminologyEntry:Segmentation category and type~SCT^49755003^"
+        "Morphologically Altered Structure~SCT^108369006^Neoplasm~^^~Anatomic codes~^^~^^|\nSegment0_ID"
+    )
+    path.write_bytes(path.read_bytes().replace(b"Segment0_ID", tags.encode(), 1))
+    first, second = read_regions(path, SHAPE, AFFINE)
+    assert first.category == ("49755003", "SCT", "Morphologically Altered Structure")
+    assert first.kind == ("108369006", "SCT", "Neoplasm")
+    assert (second.category, second.kind) == (None, None)
+
+
 def test_a_file_that_holds_only_the_drawn_part_of_the_grid_is_put_in_its_place(tmp_path):
     part = AFFINE.copy()
     part[:3, 3] = (AFFINE @ [2, 1, 1, 1])[:3]

@@ -7,16 +7,19 @@ import warnings
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import nrrd
 import numpy as np
 
 from PerfusionCBVLib.errors import GeometryError, UnreadableInputError
-from PerfusionCBVLib.load_common import require_plausible_size, same_grid
+from PerfusionCBVLib.load_common import require_plausible_size
 from PerfusionCBVLib.load_nrrd import nrrd_affine
 from PerfusionCBVLib.regions import Region
+
+LARGEST_MISFIT = 0.1
+"""Of a voxel, as far as a drawn grid may lie off the map's."""
 
 MOST_LABELS = 256
 """A file with more different values is an image, not a label map."""
@@ -58,7 +61,11 @@ def read_regions(path: Path | str, shape: tuple[int, int, int], affine: np.ndarr
     _require_labels(values, path.name)
     values = _on_grid(values, own_affine, shape, affine, path.name)
     named = _segments(header, path, values.shape[0]) or _labels(values)
-    regions = [Region(name, values[at] == label) for name, at, label in named if (values[at] == label).any()]
+    regions = [
+        Region(each.name, values[each.layer] == each.label, each.category, each.kind)
+        for each in named
+        if (values[each.layer] == each.label).any()
+    ]
     if not regions:
         raise UnreadableInputError(f"{path.name} marks no voxel. Draw a region, or choose another file.")
     twice = sorted({r.name for r in regions if [other.name for other in regions].count(r.name) > 1})
@@ -113,31 +120,33 @@ def _read_nrrd(path: Path) -> tuple[np.ndarray, np.ndarray, Mapping[str, Any]]:
 def _on_grid(
     values: np.ndarray, own_affine: np.ndarray, shape: tuple[int, int, int], affine: np.ndarray, name: str
 ) -> np.ndarray:
-    """Return the layers on the map's grid; Slicer saves the part of a segmentation's grid that is drawn on."""
-    offset = np.linalg.solve(affine[:3, :3], own_affine[:3, 3] - affine[:3, 3])
-    start = np.round(offset).astype(int)
-    there = affine.copy()
-    there[:3, 3] += affine[:3, :3] @ start
+    """Return the layers on the map's grid.
+
+    Axes may be swapped or reversed, and Slicer saves the part of a segmentation's grid that is drawn on.
+    """
+    to_maps = np.linalg.inv(affine) @ own_affine
+    nearest = np.rint(to_maps)
     own_shape = values.shape[1:]
-    if not same_grid(own_affine, there, own_shape):
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in own_shape], indexing="ij")).reshape(3, -1)
+    off = (to_maps - nearest)[:3, :3] @ corners + (to_maps - nearest)[:3, 3:]
+    turned = np.abs(nearest[:3, :3])
+    if np.abs(off).max() > LARGEST_MISFIT or (turned.sum(axis=0) != 1).any() or (turned.sum(axis=1) != 1).any():
         raise GeometryError(
             f"{name} is not on the maps' grid: it has {_by(own_shape)} voxels of "
             f"{_by(np.linalg.norm(own_affine[:3, :3], axis=0))} mm, the maps {_by(shape)} of "
             f"{_by(np.linalg.norm(affine[:3, :3], axis=0))} mm. Give the image that it was drawn on with --anatomy, or "
             "draw it on the maps."
         )
-    low, high = np.maximum(start, 0), np.minimum(start + own_shape, shape)
-    placed = np.zeros((values.shape[0], *shape), dtype=values.dtype)
-    if (high > low).all():
-        here = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-        own = tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))
-        placed[(slice(None), *here)] = values[(slice(None), *own)]
-    lost = int(np.count_nonzero(values)) - int(np.count_nonzero(placed))
-    if lost:
+    layer, *drawn = np.nonzero(values)
+    i, j, k = (nearest[:3, :3] @ np.array(drawn) + nearest[:3, 3:]).astype(int)
+    inside = (np.array([i, j, k]) >= 0).all(axis=0) & (shape > np.array([i, j, k]).T).all(axis=1)
+    if lost := int(np.count_nonzero(~inside)):
         raise GeometryError(
             f"{lost} marked voxels of {name} lie beside the maps' grid of {_by(shape)} voxels. Draw the regions on the "
             "maps, or give the image that they were drawn on with --anatomy."
         )
+    placed = np.zeros((values.shape[0], *shape), dtype=values.dtype)
+    placed[layer, i, j, k] = values[layer, *drawn]
     return placed
 
 
@@ -152,24 +161,43 @@ def _require_labels(values: np.ndarray, name: str) -> None:
         )
 
 
-def _segments(header: Mapping[str, Any], path: Path, layers: int) -> list[tuple[str, int, int]]:
-    """Return (name, layer, label) of Slicer's segments; none for a plain label map."""
+class _Segment(NamedTuple):
+    name: str
+    layer: int
+    label: int
+    category: tuple[str, str, str] | None = None
+    kind: tuple[str, str, str] | None = None
+
+
+def _segments(header: Mapping[str, Any], path: Path, layers: int) -> list[_Segment]:
+    """Return Slicer's segments; none for a plain label map."""
     numbers = sorted(int(match[1]) for key in header if (match := re.fullmatch(r"Segment(\d+)_ID", str(key))))
     names = _segment_names(path) if numbers else {}
     try:
         found = [
-            (
+            _Segment(
                 names.get(i) or str(header[f"Segment{i}_ID"]),
                 int(header.get(f"Segment{i}_Layer", 0)),
                 int(header.get(f"Segment{i}_LabelValue", 1)),
+                *_terminology(str(header.get(f"Segment{i}_Tags", ""))),
             )
             for i in numbers
         ]
     except ValueError:
-        found = [(path.name, layers, 0)]
-    if any(layer >= layers or label < 1 for _, layer, label in found):
+        found = [_Segment(path.name, layers, 0)]
+    if any(each.layer >= layers or each.label < 1 for each in found):
         raise UnreadableInputError(f"The list of segments in {path.name} is damaged. Save it from Slicer again.")
     return found
+
+
+def _terminology(tags: str) -> tuple[tuple[str, str, str] | None, tuple[str, str, str] | None]:
+    """Return category and type of a segment from Slicer's tag "TerminologyEntry:context~SCT^1^a~SCT^2^b~…"."""
+    entry = re.search(r"TerminologyEntry:([^|]*)", tags)
+    codes = [part.split("^") for part in entry[1].split("~")[1:3]] if entry else []
+    if len(codes) != 2 or any(len(code) != 3 or not all(code) for code in codes):
+        return None, None
+    (scheme, value, meaning), (kind_scheme, kind_value, kind_meaning) = codes
+    return (value, scheme, meaning), (kind_value, kind_scheme, kind_meaning)
 
 
 def _segment_names(path: Path) -> dict[int, str]:
@@ -184,10 +212,10 @@ def _segment_names(path: Path) -> dict[int, str]:
     return names
 
 
-def _labels(values: np.ndarray) -> list[tuple[str, int, int]]:
+def _labels(values: np.ndarray) -> list[_Segment]:
     if values.shape[0] > 1:
-        return [(f"layer {i + 1} label {v}", i, int(v)) for i in range(values.shape[0]) for v in _present(values[i])]
-    return [(f"label {v}", 0, int(v)) for v in _present(values[0])]
+        return [_Segment(f"layer {i + 1} label {v}", i, v) for i in range(values.shape[0]) for v in _present(values[i])]
+    return [_Segment(f"label {v}", 0, v) for v in _present(values[0])]
 
 
 def _present(values: np.ndarray) -> list[int]:

@@ -22,6 +22,8 @@ class Region:
         As the user gave it.
     share : (x, y, z) array
         Bool, or the share of each voxel that belongs to the segment, 0 to 1. Kept as float32, read-only.
+    category, kind : (code, scheme, meaning) or None
+        What it is, by DICOM's terminology, where its file says so; never guessed from the name.
 
     Raises
     ------
@@ -31,6 +33,8 @@ class Region:
 
     name: str
     share: np.ndarray
+    category: tuple[str, str, str] | None = None
+    kind: tuple[str, str, str] | None = None
 
     def __post_init__(self) -> None:
         share = np.array(self.share, dtype=np.float32)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PerfusionCBVLib.dicom_out.objects import made_at, make_objects, require_no_objects, require_packages, write_objects
-from PerfusionCBVLib.dicom_out.segments import read_segments
 from PerfusionCBVLib.dicom_out.source import read_source
 from PerfusionCBVLib.errors import SendError, UsageError
 from PerfusionCBVLib.load_common import sha256_of_file
 from PerfusionCBVLib.output import PROVENANCE
 from PerfusionCBVLib.progress import Progress, part
+from PerfusionCBVLib.region_files import read_regions
 from PerfusionCBVLib.stored import read_result
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--source", type=Path, required=True, metavar="DICOM", help="folder, .zip or file the maps were made from"
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder without DICOM files")
-    parser.add_argument("--segments", type=Path, metavar="FILE", help="labels on the maps' grid (NIfTI, .seg.nrrd)")
-    parser.add_argument("--measures", type=Path, metavar="FILE", help="measures of those segments (measures.json)")
+    parser.add_argument("--regions", type=Path, metavar="FILE", help="labels on the maps' grid (NIfTI, .seg.nrrd)")
+    parser.add_argument("--measures", type=Path, metavar="FILE", help="measures of those regions (measures.json)")
     parser.add_argument(
         "--converted-elsewhere",
         action="store_true",
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace, progress: Progress) -> tuple[list[str], Sen
         converted_elsewhere=options.converted_elsewhere,
         series_uid=options.series_uid,
     )
-    segments = [] if options.segments is None else read_segments(options.segments, result.mask.shape, result.affine)
+    regions = () if options.regions is None else read_regions(options.regions, result.mask.shape, result.affine)
     measures = []
     if options.measures is not None:
         from PerfusionCBVLib.dicom_out.structured_report import read_measures
@@ -71,13 +71,13 @@ def run(options: argparse.Namespace, progress: Progress) -> tuple[list[str], Sen
         measures = read_measures(
             options.measures,
             provenance_sha256=sha256_of_file(options.maps / PROVENANCE),
-            segments_sha256=None if options.segments is None else sha256_of_file(options.segments),
+            segments_sha256=None if options.regions is None else sha256_of_file(options.regions),
         )
     objects = make_objects(
         result,
         source,
         made_at(options.maps),
-        segments=segments,
+        segments=regions,
         measures=measures,
         progress=part(progress, 0.2, 0.7),
     )

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from pydicom.dataset import Dataset
 
-from PerfusionCBVLib.dicom_out.segments import Segment
 from PerfusionCBVLib.dicom_out.source import Source
 from PerfusionCBVLib.errors import MissingPackageError, UnreadableInputError, UsageError
 from PerfusionCBVLib.measurement import Measurement
 from PerfusionCBVLib.output import PROVENANCE
 from PerfusionCBVLib.progress import Progress, silent
+from PerfusionCBVLib.regions import Region
 
 if TYPE_CHECKING:
     from PerfusionCBVLib.pictures import AnyResult
@@ -67,7 +67,7 @@ def make_objects(
     source: Source,
     made: datetime,
     *,
-    segments: Sequence[Segment] = (),
+    segments: Sequence[Region] = (),
     measures: Sequence[Measurement] = (),
     progress: Progress = silent,
 ) -> list[DicomObject]:
@@ -80,7 +80,7 @@ def make_objects(
         `source.read_source`.
     made : datetime
         When the maps were made; it is the objects' date, and they are the same objects only with the same date.
-    segments : sequence of Segment
+    segments : sequence of Region
         Beside brain and reference region, on the maps' grid.
     measures : sequence of Measurement
         Of those regions.

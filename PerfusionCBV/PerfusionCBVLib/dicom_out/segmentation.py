@@ -10,15 +10,15 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from PerfusionCBVLib.dicom_out.common import SOFTWARE, Author, short
-from PerfusionCBVLib.dicom_out.segments import Segment
 from PerfusionCBVLib.errors import UsageError
+from PerfusionCBVLib.regions import Region
 
 BRAIN, REFERENCE = "Brain", "Reference region"
 
 _COLOURS = ((80, 150, 255), (255, 210, 0), (255, 60, 60), (60, 220, 90), (220, 110, 255), (255, 140, 0))
 
 
-def all_segments(author: Author, given: Sequence[Segment]) -> list[Segment]:
+def all_segments(author: Author, given: Sequence[Region]) -> list[Region]:
     """Return the regions of a result, then those given, in the order of their segment numbers.
 
     Raises
@@ -28,10 +28,10 @@ def all_segments(author: Author, given: Sequence[Segment]) -> list[Segment]:
     """
     result = author.result
     anatomy = tuple(codes.SCT.AnatomicalStructure)[:3]
-    segments = [Segment(BRAIN, result.mask, anatomy, tuple(codes.SCT.Brain)[:3])]
+    segments = [Region(BRAIN, result.mask, anatomy, tuple(codes.SCT.Brain)[:3])]
     if result.reference is not None:
         place = tuple(codes.SCT.SpatialAndRelationalConcept)[:3]
-        segments.append(Segment(REFERENCE, result.reference, place, tuple(codes.NCIt.ReferenceRegion)[:3]))
+        segments.append(Region(REFERENCE, result.reference, place, tuple(codes.NCIt.ReferenceRegion)[:3]))
     segments += given
     names = [segment.name.casefold() for segment in segments]
     twice = sorted({segment.name for segment in segments if names.count(segment.name.casefold()) > 1})
@@ -40,7 +40,7 @@ def all_segments(author: Author, given: Sequence[Segment]) -> list[Segment]:
     return segments
 
 
-def segmentation(author: Author, segments: Sequence[Segment], place: int) -> Dataset:
+def segmentation(author: Author, segments: Sequence[Region], place: int) -> Dataset:
     """Return regions as a binary Segmentation; slices without any are left out.
 
     Brain and reference region were found by this program, unless the provenance says that they were given; segments
@@ -49,14 +49,14 @@ def segmentation(author: Author, segments: Sequence[Segment], place: int) -> Dat
     Parameters
     ----------
     author : Author
-    segments : sequence of Segment
+    segments : sequence of Region
         `all_segments`, none empty.
     place : int
         Of its series among ours.
     """
     result, source = author.result, author.source
     index = source.voxels(result.mask.shape, result.affine)
-    planes = np.stack([segment.mask[index] for segment in segments], axis=-1).astype(np.uint8)
+    planes = np.stack([segment.mostly[index] for segment in segments], axis=-1).astype(np.uint8)
     tissue = tuple(codes.SCT.Tissue)[:3]
     ours = {BRAIN: "mask", REFERENCE: "reference"}
     descriptions = []

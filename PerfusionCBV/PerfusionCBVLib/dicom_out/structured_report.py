@@ -15,10 +15,10 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from PerfusionCBVLib.dicom_out.common import SCHEME, SOFTWARE, Author, own_code, quantity_code, unit_code
-from PerfusionCBVLib.dicom_out.segments import Segment
 from PerfusionCBVLib.errors import UnreadableInputError
 from PerfusionCBVLib.measurement import Measurement
 from PerfusionCBVLib.quantities import QUANTITIES
+from PerfusionCBVLib.regions import Region
 from PerfusionCBVLib.settings import METHOD_TITLES
 
 STATISTICS = {
@@ -119,7 +119,7 @@ def _checked(entry: Any, where: str) -> Measurement:
     return Measurement(region, name, title, float(value), unit, None if error is None else float(error))
 
 
-def segment_numbers(measures: Sequence[Measurement], segments: Sequence[Segment]) -> dict[str, int]:
+def segment_numbers(measures: Sequence[Measurement], segments: Sequence[Region]) -> dict[str, int]:
     """Return the number of each segment, from 1, by its name in small letters.
 
     Raises
@@ -132,13 +132,13 @@ def segment_numbers(measures: Sequence[Measurement], segments: Sequence[Segment]
     if missing:
         raise UnreadableInputError(
             f"There are measures of {', '.join(dict.fromkeys(missing))}, but only the segments "
-            f"{', '.join(segment.name for segment in segments)}. Pass the segments that were measured (--segments)."
+            f"{', '.join(segment.name for segment in segments)}. Pass the segments that were measured (--regions)."
         )
     return numbers
 
 
 def structured_report(
-    author: Author, measures: Sequence[Measurement], segments: Sequence[Segment], segmentation: Dataset, place: int
+    author: Author, measures: Sequence[Measurement], segments: Sequence[Region], segmentation: Dataset, place: int
 ) -> Dataset:
     """Return measures as a Comprehensive 3D SR (TID 1500): a volumetric group for each region.
 
@@ -150,7 +150,7 @@ def structured_report(
     ----------
     author : Author
     measures : sequence of Measurement
-    segments : sequence of Segment
+    segments : sequence of Region
         In the order of `segmentation`.
     segmentation : Dataset
         The Segmentation that the report points at.
