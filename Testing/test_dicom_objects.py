@@ -312,7 +312,7 @@ def test_the_same_result_gives_the_same_bytes_and_another_gives_other_uids(comma
 def test_no_two_objects_share_a_uid(datasets):
     assert len({d.SOPInstanceUID for d in datasets.values()}) == len(datasets)
     series = {d.SeriesInstanceUID: d.SeriesDescription for d in datasets.values()}
-    assert len(series) == 6  # three maps, regions, measures, one for all pictures
+    assert len(series) == 7  # four maps, regions, measures, one for all pictures
     assert len(set(series.values())) == 6
 
 
