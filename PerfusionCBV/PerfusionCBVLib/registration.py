@@ -122,7 +122,8 @@ def register(baseline: Volume, mask: np.ndarray, fixed: Volume, progress: Progre
     Mattes mutual information over the brain and its outline (the contrasts differ, so nothing simpler compares them),
     from coarse to fine. Several starting positions are tried: as the scanner's coordinates say, and with the heads'
     centres on each other, each also shifted along the body and nodded. The other volume is blurred to the baseline's
-    voxels first: thick slices show averages. The same input gives the same transform: one thread, fixed sample points.
+    voxels first: thick slices show averages. The same input gives the same transform, to rounding: sample
+    points are fixed.
 
     Parameters
     ----------
@@ -247,7 +248,7 @@ class _Search:
         self._fixed = _itk_image(there_values, there_affine)
         self._inside = _itk_image(inside.astype(np.uint8), affine)
         method = sitk.ImageRegistrationMethod()
-        method.SetNumberOfThreads(1)  # sums in a fixed order
+        method.SetNumberOfThreads(1)
         method.SetMetricAsMattesMutualInformation(level.bins)
         method.SetMetricFixedMask(self._inside)
         method.SetMetricSamplingStrategy(method.RANDOM)
