@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from scipy import ndimage
 
-from PerfusionCBVLib.registration import register
+from PerfusionCBVLib.registration import Registration, register
 from PerfusionCBVLib.simulate import draw_subject
 from PerfusionCBVLib.simulate.anatomy import TISSUES, rotation_matrix, series_affine, tissue_fractions
 from PerfusionCBVLib.simulate.parameters import Scan, SubjectParameters
@@ -168,6 +170,32 @@ def displacement_mm(found: np.ndarray, true: np.ndarray, baseline: Picture) -> n
     points = np.argwhere(baseline.brain) @ baseline.affine[:3, :3].T + baseline.affine[:3, 3]
     difference = found - true
     return np.linalg.norm(points @ difference[:3, :3].T + difference[:3, 3], axis=1)
+
+
+@functools.cache
+def small_pair() -> tuple[Picture, Picture, np.ndarray]:
+    """A pair with a coarse T1 after contrast, for tests."""
+    return pair(104, voxel_mm=2.5)
+
+
+@functools.cache
+def registered_pair() -> Registration:
+    """The registration of `small_pair`."""
+    baseline, anatomical, _ = small_pair()
+    fixed = Volume(anatomical.values, anatomical.affine, "T1c")
+    return register(Volume(baseline.values, baseline.affine, "DSC baseline"), baseline.brain, fixed)
+
+
+@functools.cache
+def two_dates() -> tuple[Picture, Picture]:
+    """Baselines of one head with a solid tumour on the right, in two positions."""
+    tumour = replace(
+        patient(104).tumours[0], centre_mm=(30.0, -20.0, 22.0), radius_mm=18.0, necrosis_fraction=0.0, oedema_mm=0.0
+    )
+    head = replace(patient(3), tumours=(tumour,))
+    grid: dict[str, Any] = {"matrix": (80, 80, 18), "voxel_mm": (2.6, 2.6, 5.0), "bias": 0.15}
+    moved = {"rotation_deg": (6, -3, 5), "translation_mm": (7, -8, 6)}
+    return image(head, "t2star", **grid, seed=1), image(head, "t2star", **grid, **moved, seed=2)
 
 
 def main() -> None:

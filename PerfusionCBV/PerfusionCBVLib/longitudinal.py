@@ -124,7 +124,10 @@ def compare(
     areas = _areas(regions, anatomy, through, later, np.isfinite(named["difference"].values))
     changes: list[Measurement] = []
     for name, region, affine, to_region in areas:
-        share_after = segment_share(region, affine, shape, later.affine, to_region)
+        if to_region is None:  # drawn on the very same voxels
+            share_after = region.astype(np.float32)
+        else:
+            share_after = segment_share(region, affine, shape, later.affine, to_region)
         to_region_before = matrix if to_region is None else to_region @ matrix
         share_before = segment_share(region, affine, native_before.shape, earlier.affine, to_region_before)
         found, remarks = _change(name, native_before, share_before, native_after, share_after, later.affine, unit)

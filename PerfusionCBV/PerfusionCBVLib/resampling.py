@@ -13,8 +13,8 @@ from PerfusionCBVLib.errors import GeometryError
 LEAST_WEIGHT = 0.5
 """A point has a value where voxels with a value make up at least half of the interpolation: nearly the same region."""
 
-SAMPLE_MM = 0.25
-"""A voxel at a segment's border is sampled at points this close, along each of its axes."""
+SAMPLES_PER_VOXEL, CLOSEST_SAMPLE_MM = 4, 0.25
+"""A voxel at a segment's border is sampled at this many points along each edge of a segment's voxel, or this close."""
 
 _VOXELS_AT_ONCE = 2_000_000
 
@@ -72,8 +72,8 @@ def segment_share(
     """Return how much of each voxel of a grid lies in a segment that was drawn on another one.
 
     For measuring a native map on a segment of the anatomy: the sum of share × value over the sum of shares is the mean
-    over the segment's volume. Voxels are boxes on both grids. A voxel near the segment's border is sampled every
-    quarter of a millimetre, with as many points along a thick slice as it takes; voxels away from it are 0 or 1.
+    over the segment's volume. Voxels are boxes on both grids. A voxel near the segment's border is sampled at
+    quarters of the segment's voxels, as many along a thick slice as it takes; voxels away from it are 0 or 1.
 
     Parameters
     ----------
@@ -122,7 +122,8 @@ def segment_share(
     here = ndimage.map_coordinates(distance, centre.T, order=0, mode="nearest")
     result = np.where(here > 0, np.float32(1), np.float32(0))
     near = np.flatnonzero(np.abs(here) <= safe_mm)
-    result[near] = _sampled(cut, centre[near], to_segment[:3, :3], np.ceil(target_mm / SAMPLE_MM).astype(int))
+    sample_mm = max(float(edges_mm.min()) / SAMPLES_PER_VOXEL, CLOSEST_SAMPLE_MM)
+    result[near] = _sampled(cut, centre[near], to_segment[:3, :3], np.ceil(target_mm / sample_mm).astype(int))
     share[target] = result.reshape([s.stop - s.start for s in target])
     return share
 
