@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 slicer = pytest.importorskip("slicer", reason="slicer-core is not installed: pip install '.[slicer]'")
+import vtk
 
 import slicer_scene
 from dsc_phantom import graded_head
@@ -169,8 +170,103 @@ def test_without_a_map_there_is_no_page(node, tmp_path):
     assert not (tmp_path / "page.html").exists()
 
 
+def test_flow_maps_come_with_an_arterial_input_and_go_with_the_next_run_without(node, head):
+    with_flow = compute_maps(head.series, Settings(method="bsw"), aif=head.white)
+    nodes = output_nodes.publish(with_flow, output_nodes.layers_of(with_flow), node)
+    assert {"cbv", "cbf", "mtt", "tmax", "ttp", "delay"} <= nodes.keys()
+    np.testing.assert_array_equal(slicer.util.arrayFromVolume(nodes["cbf"]).T, with_flow.maps["cbf"].values)
+    assert nodes["mtt"].GetVoxelValueUnits().GetCodeValue() == "s"
+    assert nodes["mtt"].GetVoxelValueQuantity().GetCodeValue() == "113052"
+    without = compute_maps(head.series, Settings(method="bsw"))
+    assert "cbf" not in output_nodes.publish(without, output_nodes.layers_of(without), node)
+
+
+def world(volume, ijk):
+    """Where a voxel lies in the world, RAS in mm."""
+    to_ras, position = vtk.vtkMatrix4x4(), [0.0, 0.0, 0.0]
+    volume.GetIJKToRASMatrix(to_ras)
+    volume.TransformPointToWorld(to_ras.MultiplyPoint((*ijk, 1.0))[:3], position)
+    return np.array(position)
+
+
+def test_aligned_maps_lie_where_the_anatomy_has_the_same_place(node, head, result):
+    """The anatomy is the baseline image itself, scanned after the head had moved."""
+    moved = np.array([[0.9962, -0.0872, 0, 6], [0.0872, 0.9962, 0, -4], [0, 0, 1, 3], [0, 0, 0, 1.0]])
+    anatomy = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "T1 post")
+    slicer.util.updateVolumeFromArray(anatomy, np.ascontiguousarray(result.baseline.T))
+    anatomy.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(moved @ head.series.affine))
+    registration, transform = work.align_nodes(node, anatomy)
+    rcbv = output_nodes.outputs(node)["rcbv"]
+    assert rcbv.GetParentTransformNode() is transform
+    for ijk in ((10, 12, 1), (30, 30, 4), (20, 23, 3)):
+        assert np.linalg.norm(world(rcbv, ijk) - world(anatomy, ijk)) < 1.0
+    again, same = work.align_nodes(node, anatomy)
+    assert same is transform
+    np.testing.assert_allclose(again.matrix, registration.matrix)
+
+
+def test_a_segment_drawn_on_the_aligned_anatomy_measures_the_native_map(node, head, result):
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "aligned")
+    shift = vtk.vtkMatrix4x4()
+    shift.SetElement(0, 3, 2 * head.series.voxel_size_mm[0])
+    transform.SetMatrixTransformToParent(shift)
+    output_nodes.shown_node(node).SetAndObserveTransformNodeID(transform.GetID())
+    baseline = output_nodes.outputs(node)["baseline"]
+    segmentation = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "in the world")
+    drawn = np.roll(head.lesion, 2 * int(np.sign(head.series.affine[0, 0])), axis=0)
+    image = oriented_image(drawn, baseline)
+    segmentation.AddSegmentFromBinaryLabelmapRepresentation(image, "Tumour", (1, 0, 0), "tumour")
+    work.measure_node(node, segmentation, MeasureSettings(), mirrors=False)
+    mean = next(row.value for row in measurements_in_scene(node) if row.name == "rcbv_mean")
+    assert mean == pytest.approx(result.maps["rcbv"].values[head.lesion].mean(), rel=1e-5)
+
+
+def test_without_an_anatomy_nothing_is_aligned(node):
+    before = slicer_scene.scene_contents()
+    with pytest.raises(UsageError, match="Select the anatomical volume"):
+        work.align_nodes(node, None)
+    assert slicer_scene.scene_contents() == before
+
+
+def test_a_series_of_unknown_origin_gets_no_patients_name_by_dicom(node, tmp_path):
+    with pytest.raises(UsageError, match="Nothing shows which DICOM series"):
+        work.write_dicom_of(node, tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_table_says_what_it_was_measured_with(node, drawn):
     settings = MeasureSettings(hot_spot_area_mm2=25.0, cut_offs=(0.9, 2.0))
     table = work.measure_node(node, drawn, settings, mirrors=False)
     assert json.loads(table.GetAttribute("PerfusionCBV.Settings")) == [25.0, 0.9, 2.0]
     assert any("rCBV ≥ 2" in row.title for row in measurements_in_scene(node))
+
+
+def test_dicom_objects_of_a_series_from_dicom_hold_its_patient_and_the_measures(tmp_path):
+    pytest.importorskip("highdicom", reason="highdicom is not installed: pip install '.[dicom]'")
+    import pydicom
+
+    folder = write_dicom_head(tmp_path / "study")
+    slicer_scene.start(tmp_path / "slicer")
+    node = work.load_node(folder)
+    slicer_scene.update_proxies()
+    settings = Settings(method="bsw", normalize="brain")
+    work.process_node(
+        node, settings, echo_time_s=None, repetition_time_s=None, mask=None, reference=None, aif=None, progress=None
+    )
+    baseline = output_nodes.outputs(node)["baseline"]
+    segmentation = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "drawn")
+    inside = slicer.util.arrayFromVolume(output_nodes.outputs(node)["rcbv"]).T > 2.0
+    segmentation.AddSegmentFromBinaryLabelmapRepresentation(oriented_image(inside, baseline), "Tumour", (1, 0, 0), "t")
+    work.measure_node(node, segmentation, MeasureSettings(), mirrors=False)
+    written = work.write_dicom_of(node, folder, tmp_path / "objects")
+    names = {path.name for path in written}
+    assert {"map_rcbv.dcm", "regions.dcm", "measures.dcm"} <= names
+    source = pydicom.dcmread(next(folder.iterdir()))
+    for path in written:
+        made = pydicom.dcmread(path)
+        assert (made.PatientID, made.StudyInstanceUID) == (source.PatientID, source.StudyInstanceUID)
+    segments = pydicom.dcmread(tmp_path / "objects" / "regions.dcm").SegmentSequence
+    assert [item.SegmentLabel for item in segments] == ["Brain", "Reference region", "Tumour"]
+    other = write_dicom_head(tmp_path / "other", patient="Somebody else")
+    with pytest.raises(PerfusionError, match="Pass that series"):
+        work.write_dicom_of(node, other, tmp_path / "none")
