@@ -70,6 +70,13 @@ def test_a_result_of_an_older_version_is_refused_with_what_it_lacks(folder):
         read_result(folder)
 
 
+def test_a_result_of_another_version_is_refused(folder):
+    path = folder / "provenance.json"
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {"version": "7.3.0"}), "utf-8")
+    with pytest.raises(UnreadableInputError, match=r"version 7\.3\.0.*again"):
+        read_result(folder)
+
+
 def test_a_map_on_another_grid_is_refused(folder, result):
     moved = result.series.affine.copy()
     moved[0, 3] += 1

@@ -171,11 +171,11 @@ def _map(options: argparse.Namespace) -> int:
 
 def _measure(options: argparse.Namespace) -> int:
     from PerfusionCBVLib.load_common import sha256_of_file
-    from PerfusionCBVLib.map_folder import PROVENANCE, read_map_folder
     from PerfusionCBVLib.measure import MeasureSettings, measure_regions
     from PerfusionCBVLib.measure_output import measures_as_dict, measures_as_text, write_measures
-    from PerfusionCBVLib.output import as_json
+    from PerfusionCBVLib.output import PROVENANCE, as_json
     from PerfusionCBVLib.region_files import read_regions
+    from PerfusionCBVLib.stored import read_result
 
     try:
         low, high = (float(part) for part in options.cut_offs.split(","))
@@ -186,7 +186,7 @@ def _measure(options: argparse.Namespace) -> int:
     settings = MeasureSettings(options.hot_spot_area, (low, high))
     with _ProgressBar() as progress:
         progress(0.0, "Reading")
-        result = read_map_folder(options.maps)
+        result = read_result(options.maps)
         regions = read_regions(options.regions, result.mask.shape, result.affine)
         measured = measure_regions(regions, result, settings, mirrors=options.mirror, progress=progress)
         source = {

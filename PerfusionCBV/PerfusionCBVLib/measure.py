@@ -115,7 +115,7 @@ class RegionMeasures:
 
 
 class Mapped(Protocol):
-    """What is measured: a `MapResult`, or a `MapFolder` that was read back."""
+    """What is measured: a `MapResult`, or a `StoredResult` that was read back."""
 
     @property
     def maps(self) -> dict[str, ParameterMap]: ...  # noqa: D102
@@ -143,7 +143,7 @@ def measure_regions(
     Parameters
     ----------
     regions : sequence of Region
-    result : MapResult or MapFolder
+    result : MapResult or StoredResult
     settings : MeasureSettings, optional
     mirrors : bool
         Compare each region with its mirror image in the brain. Where there is none (the region crosses the midline, or
@@ -201,7 +201,7 @@ def measure_region(
     region : Region
     maps : mapping of str to ParameterMap
         ``rcbv``, and what there is of ``uncertainty``, ``k2``, ``psr``, ``srcbv``: `MapResult.maps`, or those of
-        `map_folder.read_map_folder`.
+        `stored.read_result`.
     provenance : mapping
         Of the same result: what rCBV is relative to, and the shared part of its error.
     settings : MeasureSettings, optional
