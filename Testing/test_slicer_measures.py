@@ -21,6 +21,7 @@ from PerfusionCBVLib.gui.regions import oriented_image
 from PerfusionCBVLib.gui.scene_result import result_in_scene
 from PerfusionCBVLib.measure import MeasureSettings, measure_regions
 from PerfusionCBVLib.regions import Region
+from PerfusionCBVLib.simulate.dicom import write_dicom_series
 
 pytestmark = pytest.mark.slicer
 
@@ -241,11 +242,19 @@ def test_the_table_says_what_it_was_measured_with(node, drawn):
     assert any("rCBV ≥ 2" in row.title for row in measurements_in_scene(node))
 
 
-def test_dicom_objects_of_a_series_from_dicom_hold_its_patient_and_the_measures(tmp_path):
+def write_dicom(folder, head, *, seed):
+    """The head as a DICOM series; another seed is another patient's study."""
+    series = head.series
+    facts = {"echo_time_s": 0.03, "repetition_time_s": 1.5, "flip_angle_deg": 60.0, "field_strength_t": 3.0}
+    write_dicom_series(series.signal, series.affine, series.times_s, folder, **facts, seed=seed)
+    return folder
+
+
+def test_dicom_objects_of_a_series_from_dicom_hold_its_patient_and_the_measures(head, tmp_path):
     pytest.importorskip("highdicom", reason="highdicom is not installed: pip install '.[dicom]'")
     import pydicom
 
-    folder = write_dicom_head(tmp_path / "study")
+    folder = write_dicom(tmp_path / "study", head, seed=1)
     slicer_scene.start(tmp_path / "slicer")
     node = work.load_node(folder)
     slicer_scene.update_proxies()
@@ -267,6 +276,6 @@ def test_dicom_objects_of_a_series_from_dicom_hold_its_patient_and_the_measures(
         assert (made.PatientID, made.StudyInstanceUID) == (source.PatientID, source.StudyInstanceUID)
     segments = pydicom.dcmread(tmp_path / "objects" / "regions.dcm").SegmentSequence
     assert [item.SegmentLabel for item in segments] == ["Brain", "Reference region", "Tumour"]
-    other = write_dicom_head(tmp_path / "other", patient="Somebody else")
+    other = write_dicom(tmp_path / "other", head, seed=2)
     with pytest.raises(PerfusionError, match="Pass that series"):
         work.write_dicom_of(node, other, tmp_path / "none")

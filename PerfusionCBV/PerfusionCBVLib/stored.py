@@ -62,7 +62,7 @@ def read_result(folder: Path | str) -> StoredResult:
     Raises
     ------
     UnreadableInputError
-        The folder holds no result, or not all of it.
+        The folder holds no result, not all of it, or one of another version.
     GeometryError
         Its files lie on different grids.
     """
@@ -128,6 +128,11 @@ def _provenance(folder: Path) -> dict[str, Any]:
     if missing:
         raise UnreadableInputError(
             f"{path} lacks {', '.join(sorted(missing))}: another version made it. Make the maps again with `map`."
+        )
+    if str(content["version"]).split(".")[:2] != __version__.split(".")[:2]:
+        raise UnreadableInputError(
+            f"The maps in {folder} were made by version {content['version']}, and this is {__version__}, which may "
+            "scale them otherwise. Make the maps again with `map`."
         )
     return content
 
