@@ -6,6 +6,7 @@ application their frame and fonts differ.
 """
 
 import argparse
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -63,6 +64,7 @@ def main(folder):
         picture_of(panel, folder / "slicer-panel.png")
         measure(panel, {"Enhancing": enhancing, "Oedema": patient.tissue == TISSUES.index("oedema")})
         picture_of_section(panel, panel.ui.measureCollapsibleButton, folder / "slicer-measures.png")
+        picture_of_page(panel, Path(temporary) / "page.pdf", folder / "one-page.png")
         for view in (red, *compared):
             view.close()
         qt_slicer.close_module()
@@ -141,6 +143,13 @@ def picture_of_section(panel, section, path):
         section.resize(PANEL_WIDTH, section.layout().totalSizeHint().height() + 30)
         serve()
     section.grab().save(str(path))
+
+
+def picture_of_page(panel, page, path):
+    """Draw the page for the referrer with pdftoppm (Debian package poppler-utils)."""
+    panel.logic.writePage(panel.parameters.inputNode, page)
+    subprocess.run(["pdftoppm", "-r", "90", "-png", "-singlefile", page, path.with_suffix("")], check=True)
+    print(path)
 
 
 def save(pixels, path):
