@@ -23,8 +23,8 @@ from PerfusionCBVLib.settings import METHOD_TITLES, NETWORK_METHODS
 if TYPE_CHECKING:
     from PerfusionCBVLib.pictures import AnyResult
 
-PICTURE_WIDTHS_MM = (188, 170, 150, 130, 110, 90)
-"""Of all key slices side by side; the widest that leaves everything on one sheet is taken."""
+SIZES = ((188, 8.6), (165, 8.6), (145, 8.6), (125, 8.6), (110, 8.2), (100, 7.8), (90, 7.4), (80, 7.0), (70, 6.6))
+"""Width of all key slices side by side, mm, and of letters, pt; the largest that leaves everything on one sheet."""
 
 MOST_FINDINGS = 4
 MOST_REGIONS = 4
@@ -44,7 +44,7 @@ NETWORK_LIMITS = (
 _STYLE = """
 @page{size:A4;margin:9mm 11mm}
 *{box-sizing:border-box}body{margin:0 auto;max-width:190mm;color:#1c1c1c;background:#fff;
-font:8.6pt/1.3 "DejaVu Sans",system-ui,"Segoe UI",Arial,sans-serif}
+font:LETTERSpt/1.3 "DejaVu Sans",system-ui,"Segoe UI",Arial,sans-serif}
 .notice{margin:0 0 2mm;padding:1mm;background:#7a1f1f;color:#fff;text-align:center;font-weight:600;
 print-color-adjust:exact;-webkit-print-color-adjust:exact}
 h1{font-size:14pt;margin:0}h2{font-size:9.6pt;margin:2.4mm 0 .8mm;border-bottom:1px solid #bbb}
@@ -55,7 +55,7 @@ table{border-collapse:collapse}.numbers{width:100%}
 .numbers th,.numbers td{text-align:right;padding:.3mm 1.5mm;border-bottom:1px solid #e2e2e2}
 .numbers th:first-child,.numbers td:first-child{text-align:left}
 ul{margin:0;padding-left:4mm}li.warning{color:#8a4b00}li.error{color:#b3261e}
-svg.chart{width:100%;height:38mm;font:13px "DejaVu Sans",Arial,sans-serif}
+svg.chart{width:100%;height:36mm;font:13px "DejaVu Sans",Arial,sans-serif}
 .key{display:inline-block;width:2.6mm;height:2.6mm;border:1px solid #555;margin:0 1mm 0 3mm}
 """
 
@@ -107,7 +107,7 @@ def write_page(reading: Reading, path: Path | str) -> Path:
     return partial.replace(path)
 
 
-def page_html(reading: Reading, picture_width_mm: int = PICTURE_WIDTHS_MM[0]) -> str:
+def page_html(reading: Reading, size: tuple[int, float] = SIZES[0]) -> str:
     """Return the page as one self-contained HTML document for one sheet of A4."""
     result = reading.result
     body = [
@@ -121,7 +121,7 @@ def page_html(reading: Reading, picture_width_mm: int = PICTURE_WIDTHS_MM[0]) ->
         _curves(result),
         _end(result),
     ]
-    style = _STYLE.replace("WIDTH", str(picture_width_mm))
+    style = _STYLE.replace("WIDTH", str(size[0])).replace("LETTERS", str(size[1]))
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>rCBV, one page</title>'
         f"<style>{style}</style></head>\n<body>" + "\n".join(part for part in body if part) + "\n</body></html>\n"
@@ -284,8 +284,8 @@ def _pdf(reading: Reading) -> bytes:
             f"A PDF needs WeasyPrint with the Pango library ({error}). Install 'perfusion-cbv[report]' and Pango, or "
             "write an .html and print it from a browser."
         ) from error
-    for width in PICTURE_WIDTHS_MM:
-        document: Any = weasyprint.HTML(string=page_html(reading, width)).render()
+    for size in SIZES:
+        document: Any = weasyprint.HTML(string=page_html(reading, size)).render()
         if len(document.pages) == 1:
             break
     return bytes(document.write_pdf())
