@@ -417,7 +417,7 @@ class PerfusionCBVLogic(ScriptedLoadableModuleLogic):
     def measure(self, inputNode, segmentation, *, hot_spot_area_mm2, cut_offs, mirrors=False, progress=None):
         """Measure every segment on the latest map of a series; return the table node."""
         from PerfusionCBVLib.gui.logic import measure_node
-        from PerfusionCBVLib.measure import MeasureSettings
+        from PerfusionCBVLib.measures.measure import MeasureSettings
 
         settings = MeasureSettings(hot_spot_area_mm2, tuple(cut_offs))
         return measure_node(inputNode, segmentation, settings, mirrors=mirrors, progress=progress)

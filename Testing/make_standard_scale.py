@@ -42,7 +42,7 @@ def main():
         "seeds": [FIRST_SEED, seed - 1],
         "made_by": f"python Testing/make_standard_scale.py {wanted}",
     }
-    path = Path(PerfusionCBVLib.__file__).parent / "standard_scale.json"
+    path = Path(PerfusionCBVLib.__file__).parent / "measures" / "standard_scale.json"
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     print(path.read_text("utf-8"))
 

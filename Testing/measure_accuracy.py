@@ -14,9 +14,9 @@ import numpy as np
 
 from PerfusionCBVLib import Settings, compute_maps
 from PerfusionCBVLib.errors import InputRefusedError, QualityError
-from PerfusionCBVLib.measure import measure_region
-from PerfusionCBVLib.mirror import mirror_region
-from PerfusionCBVLib.regions import Region
+from PerfusionCBVLib.measures.measure import measure_region
+from PerfusionCBVLib.measures.mirror import mirror_region
+from PerfusionCBVLib.measures.regions import Region
 from PerfusionCBVLib.series import ParameterMap
 from PerfusionCBVLib.simulate import draw_subject, simulate
 from PerfusionCBVLib.simulate.anatomy import TISSUES

@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from PerfusionCBVLib.registration import Registration, register
+from PerfusionCBVLib.alignment.registration import Registration, register
+from PerfusionCBVLib.alignment.volume import Volume
 from PerfusionCBVLib.simulate import draw_subject
 from PerfusionCBVLib.simulate.anatomy import TISSUES, rotation_matrix, series_affine, tissue_fractions
 from PerfusionCBVLib.simulate.parameters import Scan, SubjectParameters
-from PerfusionCBVLib.volume import Volume
 
 # Signal of each tissue, arbitrary units: gradient-echo EPI before the bolus, T1-weighted after contrast, FLAIR.
 CONTRASTS = {

@@ -21,8 +21,8 @@ from PerfusionCBVLib.dicom_out.objects import DicomObject, made_at, make_objects
 from PerfusionCBVLib.dicom_out.source import read_source
 from PerfusionCBVLib.dicom_out.structured_report import read_measures
 from PerfusionCBVLib.errors import UnreadableInputError, UsageError
-from PerfusionCBVLib.measurement import Measurement
-from PerfusionCBVLib.regions import Region
+from PerfusionCBVLib.measures.measurement import Measurement
+from PerfusionCBVLib.measures.regions import Region
 from PerfusionCBVLib.stored import read_volume
 
 MEASURES = [

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from PerfusionCBVLib.errors import UsageError
-from PerfusionCBVLib.hot_spot import disc_kernel, disc_places, slice_axis
+from PerfusionCBVLib.measures.hot_spot import disc_kernel, disc_places, slice_axis
 
 AFFINE = np.diag([1.6, 2.1, 5.0, 1.0])
 

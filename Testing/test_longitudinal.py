@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from PerfusionCBVLib.comparison_output import write_comparison
+from PerfusionCBVLib.alignment.comparison_output import write_comparison
+from PerfusionCBVLib.alignment.longitudinal import compare, mean_over
+from PerfusionCBVLib.alignment.volume import Volume
 from PerfusionCBVLib.errors import GeometryError, QualityError, UsageError
-from PerfusionCBVLib.longitudinal import compare, weighted_mean
 from PerfusionCBVLib.output import require_own_folder
 from PerfusionCBVLib.series import ParameterMap
 from PerfusionCBVLib.simulate.anatomy import TISSUES
 from PerfusionCBVLib.stored import StoredResult
-from PerfusionCBVLib.volume import Volume
 from registration_bench import two_dates
 
 RCBV = {"csf": 0.2, "grey": 2.2, "white": 1.0}
@@ -97,13 +97,13 @@ def test_carrying_over_one_reference_region_takes_out_a_wrong_scale(pictures, le
 
 
 def test_differing_references_and_methods_are_said(pictures, monkeypatch, compared):
-    monkeypatch.setattr("PerfusionCBVLib.longitudinal.register", lambda *_: compared.registration)
+    monkeypatch.setattr("PerfusionCBVLib.alignment.longitudinal.register", lambda *_: compared.registration)
     found = compare(result(pictures[0], BEFORE, kind="brain"), result(pictures[1], AFTER, method="integral"))
     assert {"reference-differs", "method-differs"} <= {f.code for f in found.findings}
 
 
 def test_regions_on_a_foreign_grid_and_fractions_are_refused(pictures, lesion, monkeypatch, compared):
-    monkeypatch.setattr("PerfusionCBVLib.longitudinal.register", lambda *_: compared.registration)
+    monkeypatch.setattr("PerfusionCBVLib.alignment.longitudinal.register", lambda *_: compared.registration)
     one, two = result(pictures[0], BEFORE), result(pictures[1], AFTER)
     with pytest.raises(GeometryError, match="another grid"):
         compare(one, two, regions=Volume(np.ones((5, 5, 5)), np.eye(4), "foreign"))
@@ -120,7 +120,7 @@ def test_through_an_anatomy_the_two_registrations_are_put_together(pictures, les
         "earlier DSC baseline": replace(compared.registration, matrix=shift @ compared.registration.matrix),
         "later DSC baseline": replace(compared.registration, matrix=shift),
     }
-    monkeypatch.setattr("PerfusionCBVLib.longitudinal.register", lambda moving, *_: to_anatomy[moving.name])
+    monkeypatch.setattr("PerfusionCBVLib.alignment.longitudinal.register", lambda moving, *_: to_anatomy[moving.name])
     one, two = result(pictures[0], BEFORE), result(pictures[1], AFTER)
     found = compare(one, two, anatomy=anatomy, regions=replace(anatomy, name="drawn"))
     np.testing.assert_allclose(found.registration.matrix, compared.registration.matrix, atol=1e-9)
@@ -129,8 +129,8 @@ def test_through_an_anatomy_the_two_registrations_are_put_together(pictures, les
 
 
 def test_a_region_without_values_has_no_mean():
-    assert np.isnan(weighted_mean(np.full((2, 2, 2), np.nan), np.ones((2, 2, 2))))
-    assert weighted_mean(np.array([1.0, 3.0, np.nan]), np.array([0.5, 1.0, 1.0])) == pytest.approx(3.5 / 1.5)
+    assert np.isnan(mean_over(np.full((2, 2, 2), np.nan), np.ones((2, 2, 2))))
+    assert mean_over(np.array([1.0, 3.0, np.nan]), np.array([0.5, 1.0, 1.0])) == pytest.approx(3.5 / 1.5)
 
 
 def test_everything_is_written_and_no_other_result_is_overwritten(compared, tmp_path):

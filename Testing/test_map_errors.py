@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from PerfusionCBVLib.errors import GeometryError
-from PerfusionCBVLib.map_errors import COPIES, CORRELATION_MM, SharedErrors, noisy_copies, shared_errors
+from PerfusionCBVLib.measures.map_errors import COPIES, CORRELATION_MM, SharedErrors, noisy_copies, shared_errors
 
 AFFINE = np.diag([2.5, 2.5, 5.0, 1.0])
 SHAPE = (24, 20, 8)

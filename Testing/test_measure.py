@@ -9,8 +9,8 @@ from dsc_phantom import graded_head
 from PerfusionCBVLib import Cancelled, ParameterMap, Settings, compute_maps
 from PerfusionCBVLib.concentration import Status
 from PerfusionCBVLib.errors import GeometryError, UsageError
-from PerfusionCBVLib.measure import MeasureSettings, measure_region, measure_regions, rcbv_histogram
-from PerfusionCBVLib.regions import Region
+from PerfusionCBVLib.measures.measure import MeasureSettings, measure_region, measure_regions, rcbv_histogram
+from PerfusionCBVLib.measures.regions import Region
 from PerfusionCBVLib.simulate import demo_parameters, simulate
 from PerfusionCBVLib.simulate.anatomy import TISSUES
 

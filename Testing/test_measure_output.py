@@ -10,10 +10,10 @@ from PIL import Image
 
 from PerfusionCBVLib import ParameterMap, measure_output
 from PerfusionCBVLib.errors import UnreadableInputError
-from PerfusionCBVLib.histogram_picture import LEFT, RIGHT, WIDTH, histogram_picture
-from PerfusionCBVLib.measure import MeasureSettings, measure_region
-from PerfusionCBVLib.measure_output import measures_as_text, write_measures
-from PerfusionCBVLib.regions import Region
+from PerfusionCBVLib.measures.histogram_picture import LEFT, RIGHT, WIDTH, histogram_picture
+from PerfusionCBVLib.measures.measure import MeasureSettings, measure_region
+from PerfusionCBVLib.measures.output import measures_as_text, write_measures
+from PerfusionCBVLib.measures.regions import Region
 
 AFFINE = np.diag([2.0, 2.0, 5.0, 1.0])
 SETTINGS = MeasureSettings()

@@ -5,8 +5,8 @@ import pytest
 
 from dsc_phantom import graded_head
 from PerfusionCBVLib.errors import GeometryError, QualityError
-from PerfusionCBVLib.mirror import mirror_region
-from PerfusionCBVLib.regions import Region
+from PerfusionCBVLib.measures.mirror import mirror_region
+from PerfusionCBVLib.measures.regions import Region
 
 
 @pytest.fixture(scope="module")

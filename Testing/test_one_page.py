@@ -8,7 +8,7 @@ import pytest
 from dsc_phantom import graded_head
 from PerfusionCBVLib import Finding, Settings, compute_maps
 from PerfusionCBVLib.errors import GeometryError, PerfusionError
-from PerfusionCBVLib.measurement import KEY_MEASURES, Measurement
+from PerfusionCBVLib.measures.measurement import KEY_MEASURES, Measurement
 from PerfusionCBVLib.one_page import NOTICE, Reading, key_slices, page_html, write_page
 from PerfusionCBVLib.pictures import REGION_COLOURS, reading_picture
 from PerfusionCBVLib.series import ParameterMap

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813  its own documentation's name
 
+from PerfusionCBVLib.alignment.rigid import inverse
 from PerfusionCBVLib.cli import main
-from PerfusionCBVLib.rigid import inverse
 from registration_bench import displacement_mm, registered_pair, small_pair, two_dates
 
 
@@ -51,7 +51,7 @@ def study(tmp_path_factory):
 def written(study, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "overlay"
     with pytest.MonkeyPatch.context() as patch:  # found once for all tests
-        patch.setattr("PerfusionCBVLib.overlay.register", lambda *_: registered_pair())
+        patch.setattr("PerfusionCBVLib.alignment.overlay.register", lambda *_: registered_pair())
         assert main(["overlay", str(study[0]), "--anatomy", str(study[1]), "--output", str(out)]) == 0
     return out
 
@@ -130,8 +130,8 @@ def test_a_full_disk_leaves_the_earlier_overlay_whole(capsys, monkeypatch, study
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("PerfusionCBVLib.overlay.register", lambda *_: registered_pair())
-    monkeypatch.setattr("PerfusionCBVLib.overlay.registration_picture", full)
+    monkeypatch.setattr("PerfusionCBVLib.alignment.overlay.register", lambda *_: registered_pair())
+    monkeypatch.setattr("PerfusionCBVLib.alignment.overlay.registration_picture", full)
     code, err = run(capsys, "overlay", study[0], "--anatomy", study[1], "--output", written)
     assert (code, "No space left" in err) == (1, True)
     assert {path.name: path.read_bytes() for path in written.iterdir()} == before

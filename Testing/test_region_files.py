@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from PerfusionCBVLib.errors import GeometryError, UnreadableInputError
-from PerfusionCBVLib.region_files import read_regions
+from PerfusionCBVLib.measures.region_files import read_regions
 
 SHAPE = (12, 10, 6)
 AFFINE = np.array([[-2.0, 0.1, 0, 30], [0.1, 2.0, 0, -20], [0, 0, 5.0, 7], [0, 0, 0, 1]])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from PerfusionCBVLib.errors import GeometryError
-from PerfusionCBVLib.regions import Region
+from PerfusionCBVLib.measures.regions import Region
 
 
 def test_a_mask_covers_its_voxels_wholly_and_shares_are_kept():

@@ -6,11 +6,11 @@ The images are made by `registration_bench`, which shares no code with the regis
 import numpy as np
 import pytest
 
+from PerfusionCBVLib.alignment.picture import registration_picture
+from PerfusionCBVLib.alignment.quality import judge, measure_quality, mutual_information
+from PerfusionCBVLib.alignment.registration import Registration, register
+from PerfusionCBVLib.alignment.volume import Volume
 from PerfusionCBVLib.errors import GeometryError, QualityError
-from PerfusionCBVLib.registration import Registration, register
-from PerfusionCBVLib.registration_picture import registration_picture
-from PerfusionCBVLib.registration_quality import judge, measure_quality, mutual_information
-from PerfusionCBVLib.volume import Volume
 from registration_bench import displacement_mm, registered_pair, small_pair, two_dates
 from test_rigid import turned
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813  its own documentation's name
 
+from PerfusionCBVLib.alignment.resampling import blur_like, on_grid, resample, segment_share
 from PerfusionCBVLib.errors import GeometryError
-from PerfusionCBVLib.resampling import blur_like, on_grid, resample, segment_share
 from test_rigid import turned
 
 THICK = np.array([[-1.8, 0, 0, 60], [0, 1.8, 0, -70], [0, 0, 5.0, -40], [0, 0, 0, 1]])

@@ -4,8 +4,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813  its own documentation's name
 
+from PerfusionCBVLib.alignment.rigid import (
+    inverse,
+    mean_displacement,
+    require_rigid,
+    rotation_angle,
+    write_itk_transform,
+)
 from PerfusionCBVLib.errors import GeometryError
-from PerfusionCBVLib.rigid import inverse, mean_displacement, require_rigid, rotation_angle, write_itk_transform
 
 
 def turned(axis, degrees, shift=(0.0, 0.0, 0.0)):

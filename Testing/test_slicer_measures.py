@@ -19,8 +19,8 @@ from PerfusionCBVLib.gui import output_nodes
 from PerfusionCBVLib.gui.measures import measurements_in_scene, measures_html, measures_node
 from PerfusionCBVLib.gui.regions import oriented_image
 from PerfusionCBVLib.gui.scene_result import result_in_scene
-from PerfusionCBVLib.measure import MeasureSettings, measure_regions
-from PerfusionCBVLib.regions import Region
+from PerfusionCBVLib.measures.measure import MeasureSettings, measure_regions
+from PerfusionCBVLib.measures.regions import Region
 from PerfusionCBVLib.simulate.dicom import write_dicom_series
 
 pytestmark = pytest.mark.slicer

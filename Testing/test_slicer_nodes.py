@@ -13,7 +13,7 @@ import slicer_scene
 from dsc_phantom import graded_head
 from PerfusionCBVLib.errors import GeometryError, InputRefusedError
 from PerfusionCBVLib.gui import colours, input_nodes, logic, regions
-from PerfusionCBVLib.region_files import read_regions
+from PerfusionCBVLib.measures.region_files import read_regions
 
 pytestmark = pytest.mark.slicer
 

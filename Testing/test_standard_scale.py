@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from PerfusionCBVLib.errors import GeometryError, QualityError
-from PerfusionCBVLib.standard_scale import standard_landmarks, standardise
+from PerfusionCBVLib.measures.standard_scale import standard_landmarks, standardise
 
 MASK = np.zeros((20, 20, 6), bool)
 MASK[2:18, 2:18] = True

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813  its own documentation's name
 
+from PerfusionCBVLib.alignment.volume import Volume, read_volume
 from PerfusionCBVLib.errors import GeometryError, UnreadableInputError
 from PerfusionCBVLib.simulate.dicom import write_dicom_series
-from PerfusionCBVLib.volume import Volume, read_volume
 from test_rigid import turned
 
 AFFINE = turned((0.2, 1, 0.3), 14, (-30, 12, 55)) @ np.diag([-0.9, 1.1, 1.4, 1.0])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from PerfusionCBVLib.weighted import weighted_class_shares, weighted_mean, weighted_percentiles, weighted_sd
+from PerfusionCBVLib.measures.weighted import weighted_class_shares, weighted_mean, weighted_percentiles, weighted_sd
 
 VALUES = np.random.default_rng(0).gamma(3.0, 0.6, 401)
 ONES = np.ones(VALUES.size)

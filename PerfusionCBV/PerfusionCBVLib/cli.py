@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from PerfusionCBVLib import __version__, check, compute_maps, load_series, write_result
+from PerfusionCBVLib.alignment.volume import read_volume
 from PerfusionCBVLib.arterial import ArterialRequest, read_arterial_curve
 from PerfusionCBVLib.dicom_out import command as dicom_command
 from PerfusionCBVLib.errors import Cancelled, ModelError, PerfusionError, UsageError
@@ -25,11 +26,10 @@ from PerfusionCBVLib.result import MapResult
 from PerfusionCBVLib.series import DynamicSeries
 from PerfusionCBVLib.settings import DECONVOLUTIONS, METHODS, Settings
 from PerfusionCBVLib.stored import StoredResult, read_result
-from PerfusionCBVLib.volume import read_volume
 
 if TYPE_CHECKING:
-    from PerfusionCBVLib.regions import Region
-    from PerfusionCBVLib.registration import Registration
+    from PerfusionCBVLib.alignment.registration import Registration
+    from PerfusionCBVLib.measures.regions import Region
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -240,8 +240,8 @@ def _map(options: argparse.Namespace) -> int:
 
 def _measure(options: argparse.Namespace) -> int:
     from PerfusionCBVLib.load_common import sha256_of_file
-    from PerfusionCBVLib.measure import MeasureSettings, measure_regions
-    from PerfusionCBVLib.measure_output import measures_as_dict, measures_as_text, write_measures
+    from PerfusionCBVLib.measures.measure import MeasureSettings, measure_regions
+    from PerfusionCBVLib.measures.output import measures_as_dict, measures_as_text, write_measures
 
     try:
         low, high = (float(part) for part in options.cut_offs.split(","))
@@ -273,7 +273,7 @@ def _measure(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     from PerfusionCBVLib.identity import read_identity
-    from PerfusionCBVLib.measure import measure_regions
+    from PerfusionCBVLib.measures.measure import measure_regions
     from PerfusionCBVLib.one_page import Reading, write_page
 
     if options.anatomy is not None and options.regions is None:
@@ -301,8 +301,8 @@ def _regions(
     options: argparse.Namespace, result: StoredResult, progress: Progress
 ) -> tuple[tuple[Region, ...], Registration | None]:
     """Return the regions on the maps' grid and, where they were drawn on an anatomical volume, how that was aligned."""
-    from PerfusionCBVLib.overlay import regions_on_maps
-    from PerfusionCBVLib.region_files import read_regions
+    from PerfusionCBVLib.alignment.overlay import regions_on_maps
+    from PerfusionCBVLib.measures.region_files import read_regions
 
     if options.anatomy is None:
         return read_regions(options.regions, result.mask.shape, result.affine), None
@@ -344,7 +344,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _overlay(options: argparse.Namespace) -> int:
-    from PerfusionCBVLib.overlay import make_overlay, write_overlay
+    from PerfusionCBVLib.alignment.overlay import make_overlay, write_overlay
 
     require_own_folder(options.output, "overlay")
     with _ProgressBar() as progress:
@@ -364,8 +364,8 @@ def _overlay(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from PerfusionCBVLib.comparison_output import write_comparison
-    from PerfusionCBVLib.longitudinal import compare
+    from PerfusionCBVLib.alignment.comparison_output import write_comparison
+    from PerfusionCBVLib.alignment.longitudinal import compare
 
     if options.anatomy_uid is not None and options.anatomy is None:
         raise UsageError("--anatomy-uid names a series of --anatomy, which is missing; pass both or neither.")

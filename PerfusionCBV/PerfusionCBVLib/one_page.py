@@ -15,7 +15,7 @@ from nibabel.orientations import apply_orientation
 from PerfusionCBVLib.charts import curve_chart
 from PerfusionCBVLib.errors import GeometryError, PerfusionError
 from PerfusionCBVLib.findings import Finding
-from PerfusionCBVLib.measurement import Measurement, key_measurements
+from PerfusionCBVLib.measures.measurement import Measurement, key_measurements
 from PerfusionCBVLib.pictures import REGION_COLOURS, SliceView, inline_picture, reading_picture, slice_view, unit_text
 from PerfusionCBVLib.report import REFERENCE_TEXT, by_gravity
 from PerfusionCBVLib.settings import METHOD_TITLES, NETWORK_METHODS

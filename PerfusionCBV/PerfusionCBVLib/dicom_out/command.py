@@ -11,9 +11,9 @@ from PerfusionCBVLib.dicom_out.objects import made_at, make_objects, require_no_
 from PerfusionCBVLib.dicom_out.source import read_source
 from PerfusionCBVLib.errors import SendError, UsageError
 from PerfusionCBVLib.load_common import sha256_of_file
+from PerfusionCBVLib.measures.region_files import read_regions
 from PerfusionCBVLib.output import PROVENANCE
 from PerfusionCBVLib.progress import Progress, part
-from PerfusionCBVLib.region_files import read_regions
 from PerfusionCBVLib.stored import read_result
 
 if TYPE_CHECKING:

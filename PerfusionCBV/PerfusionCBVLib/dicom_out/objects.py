@@ -16,10 +16,10 @@ from pydicom.dataset import Dataset
 
 from PerfusionCBVLib.dicom_out.source import Source
 from PerfusionCBVLib.errors import MissingPackageError, UnreadableInputError, UsageError
-from PerfusionCBVLib.measurement import Measurement
+from PerfusionCBVLib.measures.measurement import Measurement
+from PerfusionCBVLib.measures.regions import Region
 from PerfusionCBVLib.output import PROVENANCE
 from PerfusionCBVLib.progress import Progress, silent
-from PerfusionCBVLib.regions import Region
 
 if TYPE_CHECKING:
     from PerfusionCBVLib.pictures import AnyResult

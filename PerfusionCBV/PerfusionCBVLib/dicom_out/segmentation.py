@@ -11,7 +11,7 @@ from pydicom.sr.codedict import codes
 
 from PerfusionCBVLib.dicom_out.common import SOFTWARE, Author, short
 from PerfusionCBVLib.errors import UsageError
-from PerfusionCBVLib.regions import Region
+from PerfusionCBVLib.measures.regions import Region
 
 BRAIN, REFERENCE = "Brain", "Reference region"
 

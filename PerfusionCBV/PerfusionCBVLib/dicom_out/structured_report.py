@@ -16,9 +16,9 @@ from pydicom.sr.coding import Code
 
 from PerfusionCBVLib.dicom_out.common import SCHEME, SOFTWARE, Author, own_code, quantity_code, unit_code
 from PerfusionCBVLib.errors import UnreadableInputError
-from PerfusionCBVLib.measurement import Measurement
+from PerfusionCBVLib.measures.measurement import Measurement
+from PerfusionCBVLib.measures.regions import Region
 from PerfusionCBVLib.quantities import QUANTITIES
-from PerfusionCBVLib.regions import Region
 from PerfusionCBVLib.settings import METHOD_TITLES
 
 STATISTICS = {

@@ -13,8 +13,8 @@ from PerfusionCBVLib.gui.input_nodes import shown_node
 from PerfusionCBVLib.gui.output_nodes import INPUT, ROLE, outputs, place, study_item
 
 if TYPE_CHECKING:  # needs packages that may not be installed yet
-    from PerfusionCBVLib.registration import Registration
-    from PerfusionCBVLib.volume import Volume
+    from PerfusionCBVLib.alignment.registration import Registration
+    from PerfusionCBVLib.alignment.volume import Volume
 
 ALIGNMENT = "alignment"
 
@@ -27,7 +27,7 @@ def anatomy_volume(anatomy: Any) -> Volume:
     UsageError
         No volume, or one under a transform that bends.
     """
-    from PerfusionCBVLib.volume import Volume
+    from PerfusionCBVLib.alignment.volume import Volume
 
     if anatomy is None or anatomy.GetImageData() is None:
         raise UsageError("Select the anatomical volume that the map shall lie over, for example T1 after contrast.")

@@ -35,8 +35,8 @@ from PerfusionCBVLib.progress import Progress, part, silent
 from PerfusionCBVLib.settings import Settings
 
 if TYPE_CHECKING:  # they need packages that may not be installed yet
-    from PerfusionCBVLib.measure import MeasureSettings, RegionMeasures
-    from PerfusionCBVLib.registration import Registration
+    from PerfusionCBVLib.alignment.registration import Registration
+    from PerfusionCBVLib.measures.measure import MeasureSettings, RegionMeasures
     from PerfusionCBVLib.result import MapResult
     from PerfusionCBVLib.series import DynamicSeries
 
@@ -128,8 +128,8 @@ def measure_node(
         result, inside = result_in_scene(node), regions_in_scene(segmentation, node)
 
         def work(report: Progress) -> tuple[RegionMeasures, ...]:
-            from PerfusionCBVLib.measure import measure_regions
-            from PerfusionCBVLib.regions import Region
+            from PerfusionCBVLib.measures.measure import measure_regions
+            from PerfusionCBVLib.measures.regions import Region
 
             regions = [Region(name, voxels) for name, voxels in inside.items()]
             return measure_regions(regions, result, settings, mirrors=mirrors, progress=report)
@@ -151,8 +151,8 @@ def align_nodes(node: Any, anatomy: Any, progress: Progress | None = None) -> tu
         result, fixed = result_in_scene(node), anatomy_volume(anatomy)
 
         def work(report: Progress) -> Registration:
-            from PerfusionCBVLib.registration import register
-            from PerfusionCBVLib.volume import Volume
+            from PerfusionCBVLib.alignment.registration import register
+            from PerfusionCBVLib.alignment.volume import Volume
 
             return register(Volume(result.baseline, result.affine, "DSC baseline"), result.mask, fixed, report)
 
@@ -189,7 +189,7 @@ def write_dicom_of(node: Any, source: Path, folder: Path, progress: Progress | N
         def work(report: Progress) -> list[Path]:
             from PerfusionCBVLib.dicom_out.objects import make_objects, write_objects
             from PerfusionCBVLib.dicom_out.source import read_source
-            from PerfusionCBVLib.regions import Region
+            from PerfusionCBVLib.measures.regions import Region
 
             report(0.0, "Reading the DICOM series")
             found = read_source(source, result.provenance, converted_elsewhere=not read_by_us)

@@ -16,10 +16,10 @@ from slicer.i18n import tr as _
 from PerfusionCBVLib.errors import UsageError
 from PerfusionCBVLib.gui.output_nodes import INPUT, ROLE, outputs, place, study_item
 from PerfusionCBVLib.gui.scene_result import regions_in_scene
-from PerfusionCBVLib.measurement import Measurement, key_measurements
+from PerfusionCBVLib.measures.measurement import Measurement, key_measurements
 
 if TYPE_CHECKING:  # needs packages that may not be installed yet
-    from PerfusionCBVLib.measure import MeasureSettings, RegionMeasures
+    from PerfusionCBVLib.measures.measure import MeasureSettings, RegionMeasures
 
 MEASURES = "measures"
 SEGMENTATION, MAP = "PerfusionCBV.MeasuredSegmentation", "PerfusionCBV.MeasuredMap"

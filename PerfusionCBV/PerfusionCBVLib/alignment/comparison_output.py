@@ -12,12 +12,12 @@ import numpy as np
 from PIL import Image
 
 from PerfusionCBVLib import __version__
-from PerfusionCBVLib.longitudinal import Comparison, date_volume
-from PerfusionCBVLib.measurement import Measurement
+from PerfusionCBVLib.alignment.longitudinal import Comparison, date_volume
+from PerfusionCBVLib.alignment.picture import registration_picture
+from PerfusionCBVLib.alignment.rigid import write_itk_transform
+from PerfusionCBVLib.measures.measurement import Measurement
 from PerfusionCBVLib.output import PROVENANCE, require_own_folder, whole_folder, write_json, write_nifti
 from PerfusionCBVLib.pictures import map_strips, symmetric_window, unit_text
-from PerfusionCBVLib.registration_picture import registration_picture
-from PerfusionCBVLib.rigid import write_itk_transform
 from PerfusionCBVLib.series import ParameterMap
 
 COMMAND = "compare"

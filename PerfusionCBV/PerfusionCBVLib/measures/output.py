@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from PerfusionCBVLib import __version__
-from PerfusionCBVLib.histogram_picture import histogram_picture
-from PerfusionCBVLib.measure import MeasureSettings, RegionMeasures
+from PerfusionCBVLib.measures.histogram_picture import histogram_picture
+from PerfusionCBVLib.measures.measure import MeasureSettings, RegionMeasures
 from PerfusionCBVLib.output import whole_folder, write_json, write_nifti
 from PerfusionCBVLib.pictures import unit_text
 

@@ -11,15 +11,15 @@ import numpy as np
 
 from PerfusionCBVLib.concentration import Status
 from PerfusionCBVLib.errors import GeometryError, QualityError, UsageError
-from PerfusionCBVLib.hot_spot import DiscPlaces, disc_places
-from PerfusionCBVLib.map_errors import noisy_copies, shared_errors
-from PerfusionCBVLib.measurement import Measurement
-from PerfusionCBVLib.mirror import mirror_region
+from PerfusionCBVLib.measures.hot_spot import DiscPlaces, disc_places
+from PerfusionCBVLib.measures.map_errors import noisy_copies, shared_errors
+from PerfusionCBVLib.measures.measurement import Measurement
+from PerfusionCBVLib.measures.mirror import mirror_region
+from PerfusionCBVLib.measures.regions import Region
+from PerfusionCBVLib.measures.standard_scale import standard_map
+from PerfusionCBVLib.measures.weighted import weighted_class_shares, weighted_mean, weighted_percentiles, weighted_sd
 from PerfusionCBVLib.progress import Progress, silent
-from PerfusionCBVLib.regions import Region
 from PerfusionCBVLib.series import ParameterMap
-from PerfusionCBVLib.standard_scale import standard_map
-from PerfusionCBVLib.weighted import weighted_class_shares, weighted_mean, weighted_percentiles, weighted_sd
 
 PERCENTILES = (10, 25, 75, 90, 95)
 HISTOGRAM_STEP, HISTOGRAM_TOP = 0.1, 6.0

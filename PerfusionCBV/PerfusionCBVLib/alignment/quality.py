@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from PerfusionCBVLib.alignment.resampling import blur_like, on_grid, sample
+from PerfusionCBVLib.alignment.rigid import inverse
+from PerfusionCBVLib.alignment.volume import Volume
 from PerfusionCBVLib.brain_space import BrainSpace
 from PerfusionCBVLib.findings import Finding
 from PerfusionCBVLib.normalize import receive_bias
-from PerfusionCBVLib.resampling import blur_like, on_grid, sample
-from PerfusionCBVLib.rigid import inverse
-from PerfusionCBVLib.volume import Volume
 
 SPACING_MM = 3.0
 BINS = 24

@@ -10,13 +10,13 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813  its own documentation's name
 from scipy import ndimage
 
+from PerfusionCBVLib.alignment.quality import RegistrationQuality, judge, measure_quality, mirror_image, without_bias
+from PerfusionCBVLib.alignment.resampling import blur_like, on_grid, resample
+from PerfusionCBVLib.alignment.rigid import inverse, mean_displacement, points_of, require_rigid, rotation_angle
+from PerfusionCBVLib.alignment.volume import Volume
 from PerfusionCBVLib.errors import GeometryError, QualityError
 from PerfusionCBVLib.findings import Finding
 from PerfusionCBVLib.progress import Progress, silent
-from PerfusionCBVLib.registration_quality import RegistrationQuality, judge, measure_quality, mirror_image, without_bias
-from PerfusionCBVLib.resampling import blur_like, on_grid, resample
-from PerfusionCBVLib.rigid import inverse, mean_displacement, points_of, require_rigid, rotation_angle
-from PerfusionCBVLib.volume import Volume
 
 SAMPLES = 20000
 """Points that the metric looks at; four times as many moved the result by less than a tenth of a millimetre."""

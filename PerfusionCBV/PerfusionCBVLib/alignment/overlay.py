@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 
 from PerfusionCBVLib import __version__
+from PerfusionCBVLib.alignment.picture import registration_picture
+from PerfusionCBVLib.alignment.registration import Registration, register
+from PerfusionCBVLib.alignment.resampling import resample, segment_share
+from PerfusionCBVLib.alignment.rigid import write_itk_transform
+from PerfusionCBVLib.alignment.volume import Volume
+from PerfusionCBVLib.measures.regions import Region
 from PerfusionCBVLib.output import REGISTRATION, require_own_folder, whole_folder, write_json, write_nifti
 from PerfusionCBVLib.progress import Progress, part, silent
-from PerfusionCBVLib.regions import Region
-from PerfusionCBVLib.registration import Registration, register
-from PerfusionCBVLib.registration_picture import registration_picture
-from PerfusionCBVLib.resampling import resample, segment_share
-from PerfusionCBVLib.rigid import write_itk_transform
 from PerfusionCBVLib.series import ParameterMap
 from PerfusionCBVLib.stored import StoredResult
-from PerfusionCBVLib.volume import Volume
 
 COMMAND = "overlay"
 TRANSFORM = "dsc_to_anatomy.tfm"

@@ -16,7 +16,7 @@ import numpy as np
 from PerfusionCBVLib.errors import GeometryError, UnreadableInputError
 from PerfusionCBVLib.load_common import require_plausible_size
 from PerfusionCBVLib.load_nrrd import nrrd_affine
-from PerfusionCBVLib.regions import Region
+from PerfusionCBVLib.measures.regions import Region
 
 LARGEST_MISFIT = 0.1
 """Of a voxel, as far as a drawn grid may lie off the map's."""

@@ -7,17 +7,18 @@ from typing import Any, Literal
 
 import numpy as np
 
+from PerfusionCBVLib.alignment.quality import measure_quality
+from PerfusionCBVLib.alignment.registration import Registration, register, registration_of
+from PerfusionCBVLib.alignment.resampling import resample, segment_share
+from PerfusionCBVLib.alignment.rigid import inverse
+from PerfusionCBVLib.alignment.volume import Volume
 from PerfusionCBVLib.errors import GeometryError, QualityError
 from PerfusionCBVLib.findings import Finding
-from PerfusionCBVLib.measurement import Measurement
+from PerfusionCBVLib.measures.measurement import Measurement
+from PerfusionCBVLib.measures.weighted import weighted_mean
 from PerfusionCBVLib.progress import Progress, part, silent
-from PerfusionCBVLib.registration import Registration, register, registration_of
-from PerfusionCBVLib.registration_quality import measure_quality
-from PerfusionCBVLib.resampling import resample, segment_share
-from PerfusionCBVLib.rigid import inverse
 from PerfusionCBVLib.series import ParameterMap
 from PerfusionCBVLib.stored import StoredResult
-from PerfusionCBVLib.volume import Volume
 
 Scale = Literal["own", "later", "earlier"]
 RATIO = "{ratio}"
@@ -242,7 +243,7 @@ def _levels(
     levels = []
     for values, share, voxel_ml, date in zip((before, after), shares, voxels_ml, ("earlier", "later"), strict=True):
         covered = float(share[np.isfinite(values)].sum()) * voxel_ml / wanted_ml
-        level = weighted_mean(values, share)
+        level = mean_over(values, share)
         if covered < 0.5 or not level > 0:
             raise QualityError(
                 f"Only {covered:.0%} of the {scale} date's reference region has a value at the {date} date (mean "
@@ -252,7 +253,7 @@ def _levels(
     return levels[0], levels[1]
 
 
-def weighted_mean(values: np.ndarray, share: np.ndarray) -> float:
+def mean_over(values: np.ndarray, share: np.ndarray) -> float:
     """Return the mean of a map over a region given as share of each voxel; NaN where no voxel has a value.
 
     Parameters
@@ -263,8 +264,9 @@ def weighted_mean(values: np.ndarray, share: np.ndarray) -> float:
         0 to 1, see `resampling.segment_share`.
     """
     known = np.isfinite(values) & (share > 0)
-    total = float(np.sum(share[known], dtype=np.float64))
-    return float(np.sum(values[known] * share[known], dtype=np.float64)) / total if total > 0 else float("nan")
+    if not known.any():
+        return float("nan")
+    return weighted_mean(values[known].astype(np.float64), share[known].astype(np.float64))
 
 
 def _areas(
@@ -306,7 +308,7 @@ def _change(
 ) -> tuple[list[Measurement], list[Finding]]:
     """Return a region's change, and a warning where part of it has no value at one date."""
     voxel_ml = float(abs(np.linalg.det(affine[:3, :3]))) / 1000
-    one, other = weighted_mean(before, share_before), weighted_mean(after, share_after)
+    one, other = mean_over(before, share_before), mean_over(after, share_after)
     per_cent = 100 * (other - one) / one if one > 0 else float("nan")
     rows = [
         Measurement(name, "volume", "Volume", float(share_after.sum(dtype=np.float64)) * voxel_ml, "ml"),

@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from PerfusionCBVLib.brain_space import BrainSpace
 from PerfusionCBVLib.errors import GeometryError, QualityError
-from PerfusionCBVLib.regions import Region
+from PerfusionCBVLib.measures.regions import Region
 
 LARGEST_SHARE_OUTSIDE = 0.05
 """Of the mirror image's volume; no brain is quite symmetric, so its rim may lie outside and is left out."""

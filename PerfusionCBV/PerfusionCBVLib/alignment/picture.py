@@ -6,11 +6,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from PerfusionCBVLib.alignment.registration import Registration
+from PerfusionCBVLib.alignment.resampling import sample
+from PerfusionCBVLib.alignment.rigid import inverse, points_of
+from PerfusionCBVLib.alignment.volume import Volume
 from PerfusionCBVLib.pictures import NOTICE
-from PerfusionCBVLib.registration import Registration
-from PerfusionCBVLib.resampling import sample
-from PerfusionCBVLib.rigid import inverse, points_of
-from PerfusionCBVLib.volume import Volume
 
 TILE, HALF_MM, SQUARE_MM = 360, 105.0, 21.0
 EDGE_COLOUR = (255, 170, 0)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw
 
 from PerfusionCBVLib.charts import nice_ticks
-from PerfusionCBVLib.measure import RegionMeasures
+from PerfusionCBVLib.measures.measure import RegionMeasures
 from PerfusionCBVLib.pictures import NOTICE, font
 
 WIDTH, PANEL_HEIGHT, FOOTER_HEIGHT = 760, 220, 26

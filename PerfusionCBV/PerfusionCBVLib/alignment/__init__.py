@@ -1,0 +1,1 @@
+"""Maps over the anatomy, and two dates of one patient: rigid registration, judged and drawn."""
