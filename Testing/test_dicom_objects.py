@@ -23,7 +23,7 @@ from PerfusionCBVLib.dicom_out.structured_report import read_measures
 from PerfusionCBVLib.errors import UnreadableInputError, UsageError
 from PerfusionCBVLib.measures.measurement import Measurement
 from PerfusionCBVLib.measures.regions import Region
-from PerfusionCBVLib.stored import read_volume
+from PerfusionCBVLib.stored import read_map_file
 
 MEASURES = [
     {"region": "label 1", "name": "rcbv_mean", "title": "Mean rCBV", "value": 2.875, "unit": "{ratio}",
@@ -105,7 +105,7 @@ def test_every_kind_of_object_is_written(datasets):
 @pytest.mark.parametrize("name", ["rcbv", "k1", "k2", "psr"])
 def test_a_parametric_map_holds_the_nifti_maps_values_at_their_places(datasets, case, name):
     dataset = datasets[f"map_{name}"]
-    values, affine = read_volume(case.maps / f"{name}.nii.gz")
+    values, affine = read_map_file(case.maps / f"{name}.nii.gz")
     pixels = np.frombuffer(dataset.FloatPixelData, "<f4").reshape(6, dataset.Rows, dataset.Columns)
     for plane, (position, orientation, spacing, _) in zip(pixels, frames_of(dataset), strict=True):
         places = pixel_places_lps(position, orientation, spacing, *plane.shape)
@@ -117,7 +117,7 @@ def test_a_parametric_map_holds_the_nifti_maps_values_at_their_places(datasets, 
 
 def test_highdicom_reads_the_real_world_values_unchanged(written, case):
     volume = highdicom.imread(written / "map_rcbv.dcm").get_volume(apply_real_world_transform=True)
-    values, affine = read_volume(case.maps / "rcbv.nii.gz")
+    values, affine = read_map_file(case.maps / "rcbv.nii.gz")
     index = np.stack(np.meshgrid(*map(np.arange, volume.array.shape), indexing="ij"), axis=-1)
     places = index @ volume.affine[:3, :3].T + volume.affine[:3, 3]
     expected = values_at(places, values, affine)
@@ -190,7 +190,7 @@ def test_segments_are_the_regions_at_their_places(written, case):
     assert [d.segment_label for d in descriptions] == ["Brain", "Reference region", "label 1"]
     assert [d.segmented_property_type.value for d in descriptions] == ["12738006", "C94970", "85756007"]
     assert [d.algorithm_type.value for d in descriptions] == ["AUTOMATIC", "AUTOMATIC", "MANUAL"]
-    expected = [read_volume(case.maps / f"{name}.nii.gz") for name in ("mask", "reference")]
+    expected = [read_map_file(case.maps / f"{name}.nii.gz") for name in ("mask", "reference")]
     expected.append((case.head.lesion.astype(np.float32), case.phantom.affine))
     dataset = pydicom.dcmread(written / "regions.dcm")
     drawn = [0, 0, 0]

@@ -24,7 +24,7 @@ from PerfusionCBVLib.dicom_out.send import Tls, send_objects
 from PerfusionCBVLib.dicom_out.source import read_source
 from PerfusionCBVLib.dicom_out.stow import stow_objects
 from PerfusionCBVLib.errors import SendError
-from PerfusionCBVLib.stored import read_volume
+from PerfusionCBVLib.stored import read_map_file
 
 WEB_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 AET = "TESTPACS"
@@ -265,7 +265,7 @@ def test_the_acceptance_object_goes_from_dicom_to_orthanc_and_back(shared_data, 
     for file in (tmp_path / "source").rglob("*.dcm"):
         header = pydicom.dcmread(file, specific_tags=PLACE)
         headers[header.SOPInstanceUID] = header
-    values, affine = read_volume(maps / "rcbv.nii.gz")
+    values, affine = read_map_file(maps / "rcbv.nii.gz")
     dataset = pydicom.dcmread(folder / "map_rcbv.dcm")
     shared = dataset.SharedFunctionalGroupsSequence[0]
     pixels = np.frombuffer(dataset.FloatPixelData, "<f4").reshape(-1, dataset.Rows, dataset.Columns)

@@ -3,7 +3,6 @@
 import csv
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,7 +28,7 @@ def result(picture, lesion_rcbv, *, kind="nawm", unit="{ratio}", factor=1.0, met
     rcbv = factor * np.tensordot(weights, picture.fractions, axes=1)
     rcbv = np.where(picture.brain, rcbv, np.nan).astype(np.float32)
     return StoredResult(
-        folder=Path("a folder"),
+        origin="a folder",
         affine=picture.affine,
         maps={"rcbv": ParameterMap("rcbv", rcbv, picture.affine, unit, "rCBV")},
         baseline=picture.values,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from PerfusionCBVLib import ParameterMap, measure_output
+from PerfusionCBVLib import ParameterMap
 from PerfusionCBVLib.errors import UnreadableInputError
 from PerfusionCBVLib.measures.histogram_picture import LEFT, RIGHT, WIDTH, histogram_picture
 from PerfusionCBVLib.measures.measure import MeasureSettings, measure_region
@@ -106,7 +106,7 @@ def test_a_failure_leaves_the_earlier_measures_as_they_were(tmp_path, monkeypatc
     def full(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(measure_output, "write_json", full)
+    monkeypatch.setattr("PerfusionCBVLib.measures.output.write_json", full)
     with pytest.raises(OSError, match="No space"):
         write(tmp_path, measures(("other",), level=2.0))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

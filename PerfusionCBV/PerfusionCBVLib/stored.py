@@ -68,7 +68,7 @@ def read_result(folder: Path | str) -> StoredResult:
     """
     folder = Path(folder)
     provenance = _provenance(folder)
-    baseline, affine = read_volume(folder / "baseline.nii.gz")
+    baseline, affine = read_map_file(folder / "baseline.nii.gz")
     maps = {}
     for name, facts in provenance["maps"].items():
         values = _on_grid(folder / f"{name}.nii.gz", baseline.shape, affine)
@@ -90,7 +90,7 @@ def read_result(folder: Path | str) -> StoredResult:
     )
 
 
-def read_volume(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def read_map_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return a NIfTI volume, (x, y, z) float32, and its affine.
 
     Raises
@@ -138,7 +138,7 @@ def _provenance(folder: Path) -> dict[str, Any]:
 
 
 def _on_grid(path: Path, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
-    values, found = read_volume(path)
+    values, found = read_map_file(path)
     if values.shape != shape or not np.allclose(found, affine, atol=GRID_TOLERANCE_MM):
         raise GeometryError(
             f"{path} lies on another grid than the other maps of its folder ({values.shape} voxels, needed: {shape}). "
