@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813  its own documentation's name
 
+from PerfusionCBVLib import __version__
 from PerfusionCBVLib.alignment.rigid import inverse
 from PerfusionCBVLib.cli import main
 from registration_bench import displacement_mm, registered_pair, small_pair, two_dates
@@ -28,7 +29,7 @@ def write_maps(folder, picture):
         nib.save(nib.Nifti1Image(values, picture.affine), folder / f"{name}.nii.gz")
     (folder / "curves.csv").write_text("time_s,brain\n0,0\n1,2\n", "utf-8")
     record = {
-        "version": "0",
+        "version": __version__,
         "settings": {"method": "bsw"},
         "reference": {"kind": "nawm"},
         "findings": [],

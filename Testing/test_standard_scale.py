@@ -47,7 +47,7 @@ def test_a_brain_that_has_the_standard_histogram_is_left_as_it_is_to_its_hottest
 
 
 def test_the_landmarks_say_how_they_came_about():
-    content = json.loads(resources.files("PerfusionCBVLib").joinpath("standard_scale.json").read_text("utf-8"))
+    content = json.loads(resources.files("PerfusionCBVLib.measures").joinpath("standard_scale.json").read_text("utf-8"))
     percent, landmarks = standard_landmarks()
     assert content["made_by"].startswith("python Testing/make_standard_scale.py")
     assert percent.size == landmarks.size
