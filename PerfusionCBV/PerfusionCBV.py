@@ -346,12 +346,12 @@ class PerfusionCBVLogic(ScriptedLoadableModuleLogic):
 
         return missing_packages(torch=method in NETWORK_METHODS)
 
-    def ensurePackages(self, method):
-        """Offer to install what is missing; return whether the method can run."""
+    def ensurePackages(self, work):
+        """Offer to install what is missing; return whether the work, a method or "dicom", can be done."""
         from PerfusionCBVLib.gui.dependencies import ensure_packages
         from PerfusionCBVLib.settings import NETWORK_METHODS
 
-        return ensure_packages(torch=method in NETWORK_METHODS)
+        return ensure_packages(torch=work in NETWORK_METHODS, dicom=work == "dicom")
 
     def isDynamic(self, node):
         """Return whether a node may hold a DSC-MRI series."""

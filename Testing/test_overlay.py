@@ -148,3 +148,25 @@ def test_compare_finds_that_nothing_changed_between_a_date_and_itself(capsys, tm
     assert record["registration"]["displacement_mm"] < 0.1
     difference = np.asarray(nib.load(tmp_path / "out" / "difference.nii.gz").dataobj)
     assert np.nanmax(np.abs(difference)) < 0.01  # a tenth of a voxel's step
+
+
+def test_a_region_drawn_on_the_anatomy_measures_the_native_map_at_its_place(study, tmp_path, monkeypatch, capsys):
+    """rCBV is the left-right position: the mean over a ball on the anatomy says where in the series it was found."""
+    maps, path, _, true = study
+    monkeypatch.setattr("PerfusionCBVLib.alignment.overlay.register", lambda *_: registered_pair())
+    anatomy = nib.load(path)
+    middle = np.array([18.0, -6.0, 12.0])  # of the ball, RAS in the series' space
+    at = (true @ [*middle, 1])[:3]
+    index = np.moveaxis(np.indices(anatomy.shape), 0, -1)
+    places = index @ anatomy.affine[:3, :3].T + anatomy.affine[:3, 3]
+    ball = (np.linalg.norm(places - at, axis=-1) < 9).astype(np.uint8)
+    nib.save(nib.Nifti1Image(ball, anatomy.affine), tmp_path / "ball.nii.gz")
+    command = ["measure", str(maps), "--regions", str(tmp_path / "ball.nii.gz"), "--output", str(tmp_path / "m")]
+    assert main(command) == 3  # it is not on the maps' grid
+    assert "--anatomy" in capsys.readouterr().err
+    assert main([*command, "--anatomy", str(path)]) == 0
+    written = json.loads((tmp_path / "m" / "measures.json").read_text("utf-8"))
+    values = {row["name"]: row["value"] for row in written["regions"][0]["measurements"]}
+    assert values["rcbv_mean"] == pytest.approx(2 + middle[0] / 100, abs=0.01)  # within 1 mm
+    assert values["volume"] == pytest.approx(4 / 3 * np.pi * 9**3 / 1000, rel=0.03)
+    assert written["source"]["registration"]["moving_to_fixed_ras_mm"]

@@ -131,6 +131,7 @@ def test_slicer_requirements_are_the_library_dependencies_that_slicer_does_not_b
     brought_by_slicer = {"numpy", "SimpleITK"}
     assert requirements("requirements.txt") == {d for name, d in dependencies.items() if name not in brought_by_slicer}
     assert requirements("requirements-networks.txt") == set(project()["optional-dependencies"]["networks"])
+    assert requirements("requirements-dicom.txt") == set(project()["optional-dependencies"]["dicom"])
 
 
 def test_import_scan_finds_imports_inside_functions(tmp_path):

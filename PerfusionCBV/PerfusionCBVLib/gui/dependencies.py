@@ -16,20 +16,24 @@ from PerfusionCBVLib.errors import PerfusionError
 RESOURCES = Path(__file__).parents[2] / "Resources"
 
 
-def missing_packages(*, torch: bool) -> list[str]:
+def missing_packages(*, torch: bool = False, dicom: bool = False) -> list[str]:
     """Return the requirements, as pip takes them, that Slicer's Python does not meet yet.
 
     Parameters
     ----------
     torch : bool
         Whether the work needs PyTorch: a network's map, or a simulation.
+    dicom : bool
+        Whether the work writes DICOM objects.
     """
-    files = ["requirements.txt"] + (["requirements-networks.txt"] if torch else [])
+    files = ["requirements.txt"]
+    files += ["requirements-networks.txt"] if torch else []
+    files += ["requirements-dicom.txt"] if dicom else []
     lines = [line.strip() for name in files for line in (RESOURCES / name).read_text("utf-8").splitlines()]
     return [line for line in lines if line and not line.startswith("#") and not _is_installed(line)]
 
 
-def ensure_packages(*, torch: bool) -> bool:
+def ensure_packages(*, torch: bool = False, dicom: bool = False) -> bool:
     """Offer to install what is missing; return whether the work can start.
 
     Raises
@@ -37,7 +41,7 @@ def ensure_packages(*, torch: bool) -> bool:
     PerfusionError
         The installation failed.
     """
-    missing = missing_packages(torch=torch)
+    missing = missing_packages(torch=torch, dicom=dicom)
     if not missing:
         return True
     # The PyTorch extension picks the build that fits the computer's graphics card; pip alone does not.
@@ -58,7 +62,7 @@ def ensure_packages(*, torch: bool) -> bool:
             "the internet and try again; the Python console shows what pip says."
         ) from error
     importlib.invalidate_caches()
-    return not missing_packages(torch=torch)
+    return not missing_packages(torch=torch, dicom=dicom)
 
 
 def _install(requirements: list[str]) -> bool:

@@ -9,8 +9,8 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-NO_NETWORK = "bsw"
-"""These need what a classical map needs, not PyTorch."""
+CLASSICAL, DICOM = "bsw", "dicom"
+"""What the work needs installed: what a classical map does, or more for DICOM objects."""
 
 
 class Exports:
@@ -82,7 +82,7 @@ class Exports:
         if not folder:
             return
         node, logic = self._widget.parameters.inputNode, self._widget.logic
-        written = self._run(lambda progress: logic.writeDicom(node, source, folder, progress=progress))
+        written = self._run(lambda progress: logic.writeDicom(node, source, folder, progress=progress), DICOM)
         if written:
             text = _("{count} DICOM objects are in {folder}. They hold the patient's name.")
             self._say(text.format(count=len(written), folder=folder))
@@ -102,8 +102,8 @@ class Exports:
         if registration.doubtful:
             slicer.util.warningDisplay(" ".join(f"{each.message} {each.advice}" for each in registration.findings))
 
-    def _run(self, work: Any) -> Any:
-        return self._widget.run(work, NO_NETWORK)
+    def _run(self, work: Any, needs: str = CLASSICAL) -> Any:
+        return self._widget.run(work, needs)
 
     def _say(self, text: str) -> None:
         self._widget.ui.statusLabel.text = text
