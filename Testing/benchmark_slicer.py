@@ -60,4 +60,4 @@ def run(panel, view, application):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ["bsw", "anchored-unet", "unet-gru", "conv3d"])
+    main(sys.argv[1:] or ["bsw", "anchored-unet", "unet-gru", "convlstm2d", "conv3d"])

@@ -212,7 +212,7 @@ def main():
     from PerfusionCBVLib import Settings, compute_maps
     from PerfusionCBVLib.evaluate import nrmse
 
-    methods = ("anchored-unet", "bsw", "integral", "unet-gru", "conv3d")
+    methods = ("anchored-unet", "bsw", "integral", "unet-gru", "convlstm2d", "conv3d")
     print("| object | " + " | ".join(methods) + " |\n|---|" + "---|" * len(methods))
     errors = []
     for plan in PLANS:

@@ -8,12 +8,13 @@ from typing import Literal, get_args
 from PerfusionCBVLib.errors import UsageError
 
 CLASSICAL_METHODS = ("bsw", "bidirectional", "integral", "captk")
-NETWORK_METHODS = ("anchored-unet", "unet-gru", "conv3d")
+NETWORK_METHODS = ("anchored-unet", "unet-gru", "convlstm2d", "conv3d")
 METHODS = NETWORK_METHODS + CLASSICAL_METHODS
 
 METHOD_TITLES = {
     "anchored-unet": "Anchored U-Net",
     "unet-gru": "UNet-GRU",
+    "convlstm2d": "ConvLSTM2D",
     "conv3d": "Conv3D",
     "bsw": "Boxerman-Schmainda-Weisskoff",
     "bidirectional": "Bidirectional leakage correction",

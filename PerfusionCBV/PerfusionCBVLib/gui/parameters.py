@@ -16,6 +16,7 @@ class Method(Enum):
     ANCHORED_UNET = "anchored-unet"
     CLASSICAL = "classical"
     UNET_GRU = "unet-gru"
+    CONVLSTM2D = "convlstm2d"
     CONV3D = "conv3d"
     CAPTK = "captk"
 
@@ -25,6 +26,7 @@ class Method(Enum):
             "anchored-unet": _("Network: anchored U-Net"),
             "classical": _("Classical: area under curve"),
             "unet-gru": _("Network: UNet-GRU"),
+            "convlstm2d": _("Network: ConvLSTM2D"),
             "conv3d": _("Network: Conv3D"),
             "captk": _("CaPTk's operator"),
         }[self.value]
