@@ -20,7 +20,8 @@ demo: install
 	$(BIN)/perfusion-cbv demo --output demo-output
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadscope
+	# Two processes that each start threads for two cores wait for each other.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
 check: install
 	$(BIN)/ruff check .
