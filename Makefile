@@ -19,8 +19,8 @@ $(VENV)/.installed: pyproject.toml Makefile
 demo: install
 	$(BIN)/perfusion-cbv demo --output demo-output
 
+# One thread each: two processes that both start threads for two cores wait for each other.
 test: install
-	# Two processes that each start threads for two cores wait for each other.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
 check: install
