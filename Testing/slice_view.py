@@ -47,6 +47,8 @@ class SliceView:
         application.GetSliceLogics().AddItem(self.logic)
         self.logic.SetMRMLScene(slicer.mrmlScene)
         self.node = self.logic.AddSliceNode(name)  # the scene's own where it has one of this name
+        if self.node.GetOrientation() == "Reformat":  # the application's views start from its presets
+            self.node.SetOrientation("Axial")
         self.group.SetMRMLDisplayableNode(self.node)
         self.logic.ResizeSliceNode(*size)
         self.composite = self.logic.GetSliceCompositeNode()
