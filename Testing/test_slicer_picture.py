@@ -190,9 +190,10 @@ def test_the_legend_shows_the_ends_of_the_window_in_their_colours_and_can_be_hid
 def test_the_patients_right_is_on_the_left_of_the_picture_and_the_front_at_the_top(show, outputs):
     (view,) = show("Red")
     middle = np.array(centre(outputs["rcbv"], (20, 23, SLICE)))
+    right, front = np.array([10.0, 0.0, 0.0]), np.array([0.0, 10.0, 0.0])
     row, column = view.pixel_of(middle)
-    assert view.pixel_of(middle + [10, 0, 0])[1] < column
-    assert view.pixel_of(middle + [0, 10, 0])[0] < row
+    assert view.pixel_of(middle + right)[1] < column
+    assert view.pixel_of(middle + front)[0] < row
 
 
 def test_each_of_the_four_views_shows_its_own_map(show, outputs, parameters):
