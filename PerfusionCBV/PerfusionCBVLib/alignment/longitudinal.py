@@ -11,7 +11,7 @@ from PerfusionCBVLib.alignment.quality import measure_quality
 from PerfusionCBVLib.alignment.registration import Registration, register, registration_of
 from PerfusionCBVLib.alignment.resampling import resample, segment_share
 from PerfusionCBVLib.alignment.rigid import inverse
-from PerfusionCBVLib.alignment.volume import Volume
+from PerfusionCBVLib.alignment.volume import Volume, baseline_volume
 from PerfusionCBVLib.errors import GeometryError, QualityError
 from PerfusionCBVLib.findings import Finding
 from PerfusionCBVLib.measures.measurement import Measurement
@@ -160,7 +160,7 @@ def compare(
 
 def date_volume(result: StoredResult, date: str) -> Volume:
     """Return the baseline image of one date, named by it."""
-    return Volume(result.baseline, result.affine, f"{date} DSC baseline")
+    return baseline_volume(result, f"{date} DSC baseline")
 
 
 def _comparable(earlier: StoredResult, later: StoredResult, scale: Scale) -> tuple[Finding, ...]:

@@ -14,7 +14,7 @@ from PerfusionCBVLib.alignment.picture import registration_picture
 from PerfusionCBVLib.alignment.registration import Registration, register
 from PerfusionCBVLib.alignment.resampling import resample, segment_share
 from PerfusionCBVLib.alignment.rigid import write_itk_transform
-from PerfusionCBVLib.alignment.volume import Volume
+from PerfusionCBVLib.alignment.volume import Volume, baseline_volume
 from PerfusionCBVLib.measures.regions import Region
 from PerfusionCBVLib.output import REGISTRATION, require_own_folder, whole_folder, write_json, write_nifti
 from PerfusionCBVLib.progress import Progress, part, silent
@@ -68,7 +68,7 @@ def make_overlay(result: StoredResult, anatomy: Volume, progress: Progress = sil
     GeometryError, QualityError
         See `registration.register`.
     """
-    baseline = Volume(result.baseline, result.affine, "DSC baseline")
+    baseline = baseline_volume(result)
     registration = register(baseline, result.mask, anatomy, part(progress, 0.0, 0.7))
     maps = {}
     for number, (name, map_) in enumerate(result.maps.items()):
@@ -105,7 +105,7 @@ def regions_on_maps(
     GeometryError, QualityError
         See `registration.register`; or a region lies outside the maps.
     """
-    baseline = Volume(result.baseline, result.affine, "DSC baseline")
+    baseline = baseline_volume(result)
     registration = register(baseline, result.mask, anatomy, progress)
     shape, matrix = result.mask.shape, registration.matrix
     moved = (

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
@@ -18,6 +19,9 @@ from nibabel.spatialimages import HeaderDataError
 from PerfusionCBVLib.dicom_headers import SeriesHeaders, is_dicom_file, read_headers
 from PerfusionCBVLib.errors import GeometryError, UnreadableInputError
 from PerfusionCBVLib.load_common import cannot_open, require_plausible_size, sha256_of_file
+
+if TYPE_CHECKING:
+    from PerfusionCBVLib.pictures import AnyResult
 
 _KINDS = "a NIfTI (.nii, .nii.gz), a NRRD (.nrrd, .nhdr) or a folder with one DICOM series"
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -91,6 +95,11 @@ class Volume:
         corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.values.shape], indexing="ij")).reshape(3, -1)
         off = (self.affine - other.affine)[:3, :3] @ corners + (self.affine - other.affine)[:3, 3:]
         return bool(np.linalg.norm(off, axis=0).max() <= 0.1 * min(other.voxel_mm))
+
+
+def baseline_volume(result: AnyResult, name: str = "DSC baseline") -> Volume:
+    """Return the baseline image of a result, which stands for its series in every registration."""
+    return Volume(result.baseline, result.affine, name)
 
 
 def read_volume(path: Path, *, series_uid: str | None = None) -> Volume:

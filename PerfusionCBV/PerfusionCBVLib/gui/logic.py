@@ -152,9 +152,9 @@ def align_nodes(node: Any, anatomy: Any, progress: Progress | None = None) -> tu
 
         def work(report: Progress) -> Registration:
             from PerfusionCBVLib.alignment.registration import register
-            from PerfusionCBVLib.alignment.volume import Volume
+            from PerfusionCBVLib.alignment.volume import baseline_volume
 
-            return register(Volume(result.baseline, result.affine, "DSC baseline"), result.mask, fixed, report)
+            return register(baseline_volume(result), result.mask, fixed, report)
 
         registration = _in_background(work, progress)
         with unchanged_on_error():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from PerfusionCBVLib.measures.standard_scale import standard_map
 from PerfusionCBVLib.measures.weighted import weighted_class_shares, weighted_mean, weighted_percentiles, weighted_sd
 from PerfusionCBVLib.progress import Progress, silent
 from PerfusionCBVLib.series import ParameterMap
+
+if TYPE_CHECKING:
+    from PerfusionCBVLib.pictures import AnyResult
 
 PERCENTILES = (10, 25, 75, 90, 95)
 HISTOGRAM_STEP, HISTOGRAM_TOP = 0.1, 6.0
@@ -114,25 +117,9 @@ class RegionMeasures:
     notes: tuple[str, ...]
 
 
-class Mapped(Protocol):
-    """What is measured: a `MapResult`, or a `StoredResult` that was read back."""
-
-    @property
-    def maps(self) -> dict[str, ParameterMap]: ...  # noqa: D102
-
-    @property
-    def mask(self) -> np.ndarray: ...  # noqa: D102
-
-    @property
-    def status(self) -> np.ndarray: ...  # noqa: D102
-
-    @property
-    def provenance(self) -> dict[str, Any]: ...  # noqa: D102
-
-
 def measure_regions(
     regions: Sequence[Region],
-    result: Mapped,
+    result: AnyResult,
     settings: MeasureSettings | None = None,
     *,
     mirrors: bool = False,
