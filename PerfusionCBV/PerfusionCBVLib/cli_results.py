@@ -179,6 +179,7 @@ def _overlay(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     from PerfusionCBVLib.alignment.comparison_output import write_comparison
     from PerfusionCBVLib.alignment.longitudinal import compare
+    from PerfusionCBVLib.alignment.region_shares import read_drawn
 
     if options.anatomy_uid is not None and options.anatomy is None:
         raise UsageError("--anatomy-uid names a series of --anatomy, which is missing; pass both or neither.")
@@ -187,7 +188,9 @@ def _compare(options: argparse.Namespace) -> int:
         progress(0.0, "Reading")
         earlier, later = read_result(options.earlier), read_result(options.later)
         anatomy = None if options.anatomy is None else read_volume(options.anatomy, series_uid=options.anatomy_uid)
-        regions = None if options.regions is None else read_volume(options.regions)
+        regions = None
+        if options.regions is not None:
+            regions = read_drawn(options.regions, later.mask.shape, later.affine, anatomy)
         comparison = compare(earlier, later, anatomy=anatomy, regions=regions, scale=options.scale, progress=progress)
         write_comparison(comparison, options.output)
     print_warnings(comparison.findings)

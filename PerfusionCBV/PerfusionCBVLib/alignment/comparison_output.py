@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from PerfusionCBVLib import __version__
 from PerfusionCBVLib.alignment.longitudinal import Comparison, date_volume
 from PerfusionCBVLib.alignment.picture import registration_picture
 from PerfusionCBVLib.alignment.rigid import write_itk_transform
-from PerfusionCBVLib.measures.measurement import Measurement
+from PerfusionCBVLib.measures.output import write_measurements
 from PerfusionCBVLib.output import PROVENANCE, require_own_folder, whole_folder, write_json, write_nifti
 from PerfusionCBVLib.pictures import map_strips, symmetric_window, unit_text
 from PerfusionCBVLib.series import ParameterMap
@@ -62,14 +60,6 @@ def write_comparison(comparison: Comparison, folder: Path | str) -> list[Path]:
         }
         write_json(fresh / PROVENANCE, record)
     return [folder / name for name in record["files"]]
-
-
-def write_measurements(path: Path, measurements: Sequence[Measurement]) -> None:
-    """Write one row a measurement, with the fields of `Measurement` as columns."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(Measurement)])
-        writer.writeheader()
-        writer.writerows(asdict(m) for m in measurements)
 
 
 def comparison_picture(comparison: Comparison) -> Image.Image:

@@ -8,13 +8,15 @@ from typing import Any, Literal
 import numpy as np
 
 from PerfusionCBVLib.alignment.quality import measure_quality
+from PerfusionCBVLib.alignment.region_shares import DrawnRegions, share_on
 from PerfusionCBVLib.alignment.registration import Registration, register, registration_of
 from PerfusionCBVLib.alignment.resampling import resample, segment_share
 from PerfusionCBVLib.alignment.rigid import inverse
 from PerfusionCBVLib.alignment.volume import Volume, baseline_volume
-from PerfusionCBVLib.errors import GeometryError, QualityError
+from PerfusionCBVLib.errors import QualityError, UsageError
 from PerfusionCBVLib.findings import Finding
 from PerfusionCBVLib.measures.measurement import Measurement
+from PerfusionCBVLib.measures.regions import DrawnRegion
 from PerfusionCBVLib.measures.weighted import weighted_mean
 from PerfusionCBVLib.progress import Progress, part, silent
 from PerfusionCBVLib.series import ParameterMap
@@ -67,7 +69,7 @@ def compare(
     later: StoredResult,
     *,
     anatomy: Volume | None = None,
-    regions: Volume | None = None,
+    regions: DrawnRegions | None = None,
     scale: Scale = "own",
     progress: Progress = silent,
 ) -> Comparison:
@@ -79,8 +81,8 @@ def compare(
         Of one patient.
     anatomy : Volume, optional
         Both dates are registered to it instead of directly to each other.
-    regions : Volume, optional
-        Labels (whole numbers, 0 is outside) on the later series' grid or on the anatomy's.
+    regions : DrawnRegions, optional
+        In the later series' space or in the anatomy's.
     scale : "own", "later" or "earlier"
         Leave each map over its own reference region, or divide both by their mean in one date's region, carried over by
         the registration: then both have the same tissue as 1.
@@ -91,9 +93,11 @@ def compare(
     ------
     QualityError
         The maps can't be brought on one scale; nothing overlaps.
-    GeometryError
-        The regions lie on neither grid, or are no labels.
+    UsageError
+        The regions were drawn on an anatomy that is not given.
     """
+    if regions is not None and regions.on_anatomy and anatomy is None:
+        raise UsageError("The regions were drawn on an anatomical volume; give it, too.")
     before, after = date_volume(earlier, "earlier"), date_volume(later, "later")
     findings = list(_comparable(earlier, later, scale))
     registration, through = _registered(earlier, later, before, after, anatomy, part(progress, 0.0, 0.8))
@@ -122,16 +126,16 @@ def compare(
             "No voxel has a value at both dates, so nothing can be compared. Look at the registration and the maps."
         )
     progress(0.9, "Measuring regions")
-    areas = _areas(regions, anatomy, through, later, np.isfinite(named["difference"].values))
+    common = DrawnRegion(WHOLE_BRAIN, np.isfinite(named["difference"].values), later.affine)
+    drawn = () if regions is None else regions.regions
     changes: list[Measurement] = []
-    for name, region, affine, to_region in areas:
-        if to_region is None:  # drawn on the very same voxels
-            share_after = region.astype(np.float32)
-        else:
-            share_after = segment_share(region, affine, shape, later.affine, to_region)
+    for region, to_region in ((common, None), *((each, _to_regions(regions, through)) for each in drawn)):
+        share_after = share_on(region, shape, later.affine, to_region)
         to_region_before = matrix if to_region is None else to_region @ matrix
-        share_before = segment_share(region, affine, native_before.shape, earlier.affine, to_region_before)
-        found, remarks = _change(name, native_before, share_before, native_after, share_after, later.affine, unit)
+        share_before = share_on(region, native_before.shape, earlier.affine, to_region_before)
+        found, remarks = _change(
+            region.name, native_before, share_before, native_after, share_after, later.affine, unit
+        )
         changes += found
         findings += remarks
     progress(1.0, "Compared")
@@ -151,7 +155,7 @@ def compare(
             "earlier": _origin(earlier),
             "later": _origin(later),
             "anatomy": None if anatomy is None else {"name": anatomy.name, "sha256": dict(anatomy.input_sha256)},
-            "regions": None if regions is None else {"name": regions.name, "sha256": dict(regions.input_sha256)},
+            "regions": None if regions is None else dict(regions.source),
             "registration": registration.as_dict(),
             "through_anatomy": [one.as_dict() for one in through],
         },
@@ -269,32 +273,9 @@ def mean_over(values: np.ndarray, share: np.ndarray) -> float:
     return weighted_mean(values[known].astype(np.float64), share[known].astype(np.float64))
 
 
-def _areas(
-    regions: Volume | None,
-    anatomy: Volume | None,
-    through: tuple[Registration, ...],
-    later: StoredResult,
-    common: np.ndarray,
-) -> list[tuple[str, np.ndarray, np.ndarray, np.ndarray | None]]:
-    """Return name, voxels, affine, and the transform from the later series to them, of every region."""
-    areas: list[tuple[str, np.ndarray, np.ndarray, np.ndarray | None]] = [(WHOLE_BRAIN, common, later.affine, None)]
-    if regions is None:
-        return areas
-    labels = np.nan_to_num(regions.values)
-    if np.any(labels != np.rint(labels)) or labels.min() < 0 or not labels.any():
-        raise GeometryError(f"{regions.name} holds no labels; whole numbers from 1 on are needed, 0 outside.")
-    if regions.has_grid_of(Volume(later.baseline, later.affine, "later")):
-        to_region = None
-    elif anatomy is not None and regions.has_grid_of(anatomy):
-        to_region = through[1].matrix
-    else:
-        needed = "the later series' or the anatomy's" if anatomy is not None else "the later series'"
-        raise GeometryError(
-            f"{regions.name} has {' × '.join(map(str, labels.shape))} voxels and lies on another grid than {needed}. "
-            "Draw the regions there, or pass that volume with --anatomy."
-        )
-    found = [int(v) for v in np.unique(labels) if v > 0]
-    return areas + [(f"label {v}", labels == v, regions.affine, to_region) for v in found]
+def _to_regions(regions: DrawnRegions | None, through: tuple[Registration, ...]) -> np.ndarray | None:
+    """Return the transform from the later series' space to the regions'; None where it is one space."""
+    return through[1].matrix if regions is not None and regions.on_anatomy else None
 
 
 def _change(

@@ -11,8 +11,9 @@ import numpy as np
 
 from PerfusionCBVLib import __version__
 from PerfusionCBVLib.alignment.picture import registration_picture
+from PerfusionCBVLib.alignment.region_shares import as_drawn, region_on
 from PerfusionCBVLib.alignment.registration import Registration, register
-from PerfusionCBVLib.alignment.resampling import resample, segment_share
+from PerfusionCBVLib.alignment.resampling import resample
 from PerfusionCBVLib.alignment.rigid import write_itk_transform
 from PerfusionCBVLib.alignment.volume import Volume, baseline_volume
 from PerfusionCBVLib.measures.regions import Region
@@ -53,7 +54,7 @@ def make_overlay(result: StoredResult, anatomy: Volume, progress: Progress = sil
     """Return the maps of a result on an anatomical volume's grid.
 
     Each map is interpolated once, linearly, from its native grid; no value enters from outside the brain. For
-    measuring, use the native map and `resampling.segment_share`: a resampled map is smoother.
+    measuring, use the native map and `region_shares.region_on`: a resampled map is smoother.
 
     Parameters
     ----------
@@ -108,10 +109,8 @@ def regions_on_maps(
     baseline = baseline_volume(result)
     registration = register(baseline, result.mask, anatomy, progress)
     shape, matrix = result.mask.shape, registration.matrix
-    moved = (
-        Region(each.name, segment_share(each.share, anatomy.affine, shape, result.affine, matrix)) for each in regions
-    )
-    return tuple(moved), registration
+    drawn = as_drawn(regions, anatomy.affine)
+    return tuple(region_on(each, shape, result.affine, matrix) for each in drawn), registration
 
 
 def write_overlay(overlay: Overlay, result: StoredResult, folder: Path | str) -> list[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 from PerfusionCBVLib import __version__
 from PerfusionCBVLib.measures.histogram_picture import histogram_picture
 from PerfusionCBVLib.measures.measure import MeasureSettings, RegionMeasures
+from PerfusionCBVLib.measures.measurement import Measurement
 from PerfusionCBVLib.output import whole_folder, write_json, write_nifti
 from PerfusionCBVLib.pictures import unit_text
 
@@ -51,7 +52,7 @@ def write_measures(
     """
     folder = Path(folder)
     with whole_folder(folder, LISTING) as fresh:
-        _write_csv(fresh / "measures.csv", measured)
+        write_measurements(fresh / "measures.csv", (row for each in measured for row in each.measurements))
         if any(each.histogram is not None for each in measured):
             histogram_picture(measured, settings.cut_offs).save(fresh / "histogram.png")
         for number, each in enumerate(measured, start=1):
@@ -101,18 +102,19 @@ def measures_as_text(measured: Sequence[RegionMeasures]) -> str:
     return "\n\n".join(blocks)
 
 
-def _write_csv(path: Path, measured: Sequence[RegionMeasures]) -> None:
-    """Write a row a measurement; a cell is empty where there is no value or nothing is known about its error."""
+def write_measurements(path: Path, measurements: Iterable[Measurement]) -> None:
+    """Write a CSV file, a row a measurement, with the fields of `Measurement` as columns.
+
+    A cell is empty where there is no value, or nothing is known about its error.
+    """
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(COLUMNS)
-        for each in measured:
-            for row in each.measurements:
-                numbers = (
-                    "" if v is None or not np.isfinite(v) else f"{v:.6g}" for v in (row.value, row.standard_error)
-                )
-                value, error = numbers
-                writer.writerow((row.region, row.name, row.title, value, row.unit, error))
+        for row in measurements:
+            value, error = (
+                "" if v is None or not np.isfinite(v) else f"{v:.6g}" for v in (row.value, row.standard_error)
+            )
+            writer.writerow((row.region, row.name, row.title, value, row.unit, error))
 
 
 def _short(value: float) -> str:

@@ -179,7 +179,7 @@ def _segments(header: Mapping[str, Any], path: Path, layers: int) -> list[_Segme
                 names.get(i) or str(header[f"Segment{i}_ID"]),
                 int(header.get(f"Segment{i}_Layer", 0)),
                 int(header.get(f"Segment{i}_LabelValue", 1)),
-                *_terminology(str(header.get(f"Segment{i}_Tags", ""))),
+                *terminology(str(header.get(f"Segment{i}_Tags", ""))),
             )
             for i in numbers
         ]
@@ -190,8 +190,8 @@ def _segments(header: Mapping[str, Any], path: Path, layers: int) -> list[_Segme
     return found
 
 
-def _terminology(tags: str) -> tuple[tuple[str, str, str] | None, tuple[str, str, str] | None]:
-    """Return category and type of a segment from Slicer's tag "TerminologyEntry:context~SCT^1^a~SCT^2^b~…"."""
+def terminology(tags: str) -> tuple[tuple[str, str, str] | None, tuple[str, str, str] | None]:
+    """Return category and type, (code, scheme, meaning), from Slicer's "TerminologyEntry:context~SCT^1^a~SCT^2^b~…"."""
     entry = re.search(r"TerminologyEntry:([^|]*)", tags)
     codes = [part.split("^") for part in entry[1].split("~")[1:3]] if entry else []
     if len(codes) != 2 or any(len(code) != 3 or not all(code) for code in codes):

@@ -57,3 +57,42 @@ class Region:
     def mostly(self) -> np.ndarray:
         """The voxels of which half or more belongs to the region, (x, y, z) bool: what is drawn and mirrored."""
         return self.share >= 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnRegion:
+    """A segment on the grid that it was drawn on, before it is brought to a map's.
+
+    Parameters
+    ----------
+    name : str
+        As the user gave it.
+    voxels : (x, y, z) array
+        Not 0 inside. Kept as bool, read-only.
+    affine : (4, 4) array
+        Of `voxels`, index to RAS, mm.
+    category, kind : (code, scheme, meaning) or None
+        As in `Region`.
+
+    Raises
+    ------
+    GeometryError
+        Not three-dimensional.
+    """
+
+    name: str
+    voxels: np.ndarray
+    affine: np.ndarray
+    category: tuple[str, str, str] | None = None
+    kind: tuple[str, str, str] | None = None
+
+    def __post_init__(self) -> None:
+        voxels, affine = np.array(self.voxels) != 0, np.array(self.affine, dtype=np.float64)
+        if voxels.ndim != 3:
+            raise GeometryError(
+                f"The region {self.name} has {voxels.ndim} dimensions; a region has 3 (x, y, z). Choose a label volume."
+            )
+        for array in (voxels, affine):
+            array.setflags(write=False)
+        object.__setattr__(self, "voxels", voxels)
+        object.__setattr__(self, "affine", affine)
