@@ -83,3 +83,12 @@ def test_what_was_read_for_a_grid_is_drawn_on_it(tmp_path):
     (one,) = as_drawn(read_regions(path, SHAPE, AFFINE), AFFINE)
     assert one.name == "label 1"
     np.testing.assert_array_equal(one.voxels, ball(SHAPE, AFFINE))
+
+
+def test_rounding_of_a_files_geometry_does_not_change_the_shares():
+    """A map's edge of 2 mm is eight steps of 0.25 mm, also when its file says 2.0000001."""
+    volume = anatomy()
+    exact = DrawnRegion("ball", ball(volume.values.shape, volume.affine), volume.affine)
+    rounded = DrawnRegion("ball", exact.voxels, volume.affine.astype(np.float32))
+    slightly_longer = AFFINE @ np.diag([1 + 5e-8, 1 + 5e-8, 1 + 5e-8, 1])
+    np.testing.assert_allclose(share_on(rounded, SHAPE, slightly_longer), share_on(exact, SHAPE, AFFINE), atol=1e-6)

@@ -1093,7 +1093,7 @@ def test_a_segmentation_without_a_segment_is_refused_in_one_dialog(ready):
     ready.ui.measureButton.click()
     ((kind, text),) = qt_slicer.messages
     assert kind == "error"
-    assert "No segment of empty covers a voxel" in text
+    assert "Nothing is drawn in empty" in text
 
 
 def test_the_page_for_the_referrer_holds_the_measures_and_opens(tumour, tmp_path):

@@ -123,7 +123,9 @@ def segment_share(
     result = np.where(here > 0, np.float32(1), np.float32(0))
     near = np.flatnonzero(np.abs(here) <= safe_mm)
     sample_mm = max(float(edges_mm.min()) / SAMPLES_PER_VOXEL, CLOSEST_SAMPLE_MM)
-    result[near] = _sampled(cut, centre[near], to_segment[:3, :3], np.ceil(target_mm / sample_mm).astype(int))
+    # Rounding in a file's geometry must not make nine points of eight.
+    counts = np.ceil(target_mm / sample_mm - 1e-3).astype(int)
+    result[near] = _sampled(cut, centre[near], to_segment[:3, :3], counts)
     share[target] = result.reshape([s.stop - s.start for s in target])
     return share
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import slicer
 import vtk
 from vtk.util import numpy_support
 
-from PerfusionCBVLib.errors import InputRefusedError, PerfusionError, TimingError, UsageError
+from PerfusionCBVLib.errors import InputRefusedError, TimingError, UsageError
 from PerfusionCBVLib.findings import Finding
 from PerfusionCBVLib.gui.alignment import anatomy_volume, publish_alignment
 from PerfusionCBVLib.gui.input_nodes import (
@@ -25,13 +23,14 @@ from PerfusionCBVLib.gui.input_nodes import (
     describe,
     instance_uids,
 )
-from PerfusionCBVLib.gui.measures import measured_regions, measurements_in_scene, publish_measures
+from PerfusionCBVLib.gui.measures import measured_segments, measurements_in_scene, publish_measures
 from PerfusionCBVLib.gui.output_nodes import layers_of, publish, unchanged_on_error
 from PerfusionCBVLib.gui.regions import region_on_series
-from PerfusionCBVLib.gui.scene_result import identity_in_scene, regions_in_scene, result_in_scene
+from PerfusionCBVLib.gui.scene_result import identity_in_scene, result_in_scene
+from PerfusionCBVLib.gui.segments import drawn_segments, regions_on
 from PerfusionCBVLib.gui.words import finding_in_the_panel, in_the_panel
-from PerfusionCBVLib.gui.worker import run_in_background
-from PerfusionCBVLib.progress import Progress, part, silent
+from PerfusionCBVLib.gui.work import in_background, one_at_a_time
+from PerfusionCBVLib.progress import Progress, part
 from PerfusionCBVLib.settings import Settings
 
 if TYPE_CHECKING:  # they need packages that may not be installed yet
@@ -39,10 +38,6 @@ if TYPE_CHECKING:  # they need packages that may not be installed yet
     from PerfusionCBVLib.measures.measure import MeasureSettings, RegionMeasures
     from PerfusionCBVLib.result import MapResult
     from PerfusionCBVLib.series import DynamicSeries
-
-Outcome = TypeVar("Outcome")
-
-_busy = False
 
 
 def check_node(
@@ -59,7 +54,7 @@ def check_node(
     ------
     InputRefusedError, Cancelled, UsageError
     """
-    with _one_at_a_time():
+    with one_at_a_time():
         facts = _facts(node, echo_time_s, repetition_time_s)
         inside = region_on_series(mask, node)
 
@@ -68,7 +63,7 @@ def check_node(
 
             return check(facts.series(), mask=inside, progress=report)
 
-        findings = _in_background(work, progress)
+        findings = in_background(work, progress)
     return tuple(finding_in_the_panel(finding) for finding in findings)
 
 
@@ -90,7 +85,7 @@ def process_node(
     InputRefusedError, ModelError, Cancelled, UsageError
         The scene is as it was.
     """
-    with _one_at_a_time():
+    with one_at_a_time():
         facts = _facts(node, echo_time_s, repetition_time_s)
         if facts.acquisition.echo_time_s is None:
             raise InputRefusedError(
@@ -108,7 +103,7 @@ def process_node(
             )
             return result, layers_of(result)
 
-        result, layers = _in_background(work, progress)
+        result, layers = in_background(work, progress)
         if not slicer.mrmlScene.IsNodePresent(node):
             raise UsageError("The series was removed from the scene while its map was made. Load it again.")
         return result, publish(result, layers, node)
@@ -124,19 +119,17 @@ def measure_node(
     InputRefusedError, Cancelled, UsageError
         The scene is as it was.
     """
-    with _one_at_a_time():
-        result, inside = result_in_scene(node), regions_in_scene(segmentation, node)
+    with one_at_a_time():
+        result, drawn = result_in_scene(node), drawn_segments(segmentation, node)
 
         def work(report: Progress) -> tuple[RegionMeasures, ...]:
             from PerfusionCBVLib.measures.measure import measure_regions
-            from PerfusionCBVLib.measures.regions import Region
 
-            regions = [Region(name, voxels) for name, voxels in inside.items()]
-            return measure_regions(regions, result, settings, mirrors=mirrors, progress=report)
+            return measure_regions(regions_on(drawn, result), result, settings, mirrors=mirrors, progress=report)
 
-        measured = _in_background(work, progress)
+        measured = in_background(work, progress)
         with unchanged_on_error():
-            return publish_measures(measured, settings, segmentation, inside, node)
+            return publish_measures(measured, settings, segmentation, drawn, node)
 
 
 def align_nodes(node: Any, anatomy: Any, progress: Progress | None = None) -> tuple[Registration, Any]:
@@ -147,7 +140,7 @@ def align_nodes(node: Any, anatomy: Any, progress: Progress | None = None) -> tu
     InputRefusedError, Cancelled, UsageError
         The scene is as it was.
     """
-    with _one_at_a_time():
+    with one_at_a_time():
         result, fixed = result_in_scene(node), anatomy_volume(anatomy)
 
         def work(report: Progress) -> Registration:
@@ -156,7 +149,7 @@ def align_nodes(node: Any, anatomy: Any, progress: Progress | None = None) -> tu
 
             return register(baseline_volume(result), result.mask, fixed, report)
 
-        registration = _in_background(work, progress)
+        registration = in_background(work, progress)
         with unchanged_on_error():
             return registration, publish_alignment(registration, anatomy, node)
 
@@ -176,8 +169,8 @@ def write_dicom_of(node: Any, source: Path, folder: Path, progress: Progress | N
     ------
     InputRefusedError, UsageError, Cancelled
     """
-    with _one_at_a_time():
-        result, measurements, inside = result_in_scene(node), measurements_in_scene(node), measured_regions(node)
+    with one_at_a_time():
+        result, measurements, drawn = result_in_scene(node), measurements_in_scene(node), measured_segments(node)
         uids = instance_uids(node)
         read_by_us = any(key.startswith("dicom:") for key in result.provenance["input"]["sha256"])
         if not uids and not read_by_us:
@@ -189,7 +182,6 @@ def write_dicom_of(node: Any, source: Path, folder: Path, progress: Progress | N
         def work(report: Progress) -> list[Path]:
             from PerfusionCBVLib.dicom_out.objects import make_objects, write_objects
             from PerfusionCBVLib.dicom_out.source import read_source
-            from PerfusionCBVLib.measures.regions import Region
 
             report(0.0, "Reading the DICOM series")
             found = read_source(source, result.provenance, converted_elsewhere=not read_by_us)
@@ -199,13 +191,13 @@ def write_dicom_of(node: Any, source: Path, folder: Path, progress: Progress | N
                 result,
                 found,
                 datetime.now().replace(microsecond=0),
-                segments=[Region(name, voxels) for name, voxels in inside.items()],
+                segments=regions_on(drawn, result),
                 measures=measurements,
                 progress=part(report, 0.2, 0.9),
             )
             return write_objects(objects, folder)
 
-        return _in_background(work, progress)
+        return in_background(work, progress)
 
 
 def write_page_of(node: Any, path: Path, *, named: bool, progress: Progress | None = None) -> Path:
@@ -220,18 +212,19 @@ def write_page_of(node: Any, path: Path, *, named: bool, progress: Progress | No
     ------
     PerfusionError, Cancelled
     """
-    with _one_at_a_time():
+    with one_at_a_time():
         result, measurements = result_in_scene(node), measurements_in_scene(node)
-        inside = measured_regions(node)
+        drawn = measured_segments(node)
         identity = identity_in_scene(node) if named else {}
 
         def work(report: Progress) -> Path:
             from PerfusionCBVLib.one_page import Reading, write_page
 
             report(0.1, f"Writing {path.name}")
-            return write_page(Reading(result, inside, measurements, identity), path)
+            regions = {each.name: each.mostly for each in regions_on(drawn, result)}
+            return write_page(Reading(result, regions, measurements, identity), path)
 
-        return _in_background(work, progress)
+        return in_background(work, progress)
 
 
 def load_node(path: Path, progress: Progress | None = None) -> Any:
@@ -252,8 +245,8 @@ def load_node(path: Path, progress: Progress | None = None) -> Any:
         except TimingError:  # a file without times is shown, so that the user can look at it and enter them
             return Sequence.of(load_series(path, repetition_time_s=1.0), timed=False)
 
-    with _one_at_a_time():
-        return add_sequence(_in_background(read, progress))
+    with one_at_a_time():
+        return add_sequence(in_background(read, progress))
 
 
 def simulate_node(progress: Progress | None = None) -> Any:
@@ -270,8 +263,8 @@ def simulate_node(progress: Progress | None = None) -> Any:
         report(0.0, "Simulating a patient")
         return Sequence.of(simulate(demo_parameters()).series)
 
-    with _one_at_a_time():
-        return add_sequence(_in_background(make, progress))
+    with one_at_a_time():
+        return add_sequence(in_background(make, progress))
 
 
 @dataclass(frozen=True, eq=False)
@@ -331,24 +324,3 @@ def _facts(node: Any, echo_time_s: float | None, repetition_time_s: float | None
     if facts.problem:
         raise InputRefusedError(in_the_panel(facts.problem))
     return facts
-
-
-def _in_background(work: Callable[[Progress], Outcome], progress: Progress | None) -> Outcome:
-    try:
-        return run_in_background(work, progress or silent, slicer.app.processEvents)
-    except PerfusionError as error:
-        error.args = (in_the_panel(str(error)),)
-        raise
-
-
-@contextmanager
-def _one_at_a_time() -> Iterator[None]:
-    """Refuse to start while other work runs: serving the user's events may lead to a second click."""
-    global _busy
-    if _busy:
-        raise UsageError("Something else is being computed; wait until it is done, or cancel it.")
-    _busy = True
-    try:
-        yield
-    finally:
-        _busy = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,9 @@ from slicer.i18n import tr as _
 
 from PerfusionCBVLib.errors import UsageError
 from PerfusionCBVLib.gui.output_nodes import INPUT, ROLE, outputs, place, study_item
-from PerfusionCBVLib.gui.scene_result import regions_in_scene
+from PerfusionCBVLib.gui.segments import drawn_segments
 from PerfusionCBVLib.measures.measurement import Measurement, key_measurements
+from PerfusionCBVLib.measures.regions import DrawnRegion
 
 if TYPE_CHECKING:  # needs packages that may not be installed yet
     from PerfusionCBVLib.measures.measure import MeasureSettings, RegionMeasures
@@ -25,7 +26,10 @@ MEASURES = "measures"
 SEGMENTATION, MAP = "PerfusionCBV.MeasuredSegmentation", "PerfusionCBV.MeasuredMap"
 NOTES, CHOICES = "PerfusionCBV.Notes", "PerfusionCBV.Settings"
 MAP_SHA256, REGIONS_SHA256 = "PerfusionCBV.MapSHA256", "PerfusionCBV.RegionsSHA256"
+REGIONS_PLACES = "PerfusionCBV.RegionsPlaces"
 """Of what was measured: numbers of another map or of another drawing must not stand beside it."""
+
+PLACE_TOLERANCE_MM = 1e-3
 
 COLUMNS = ("Region", "Name", "Measure", "Value", "Unit", "Standard error")
 NO_ERROR = ""
@@ -35,7 +39,7 @@ def publish_measures(
     measured: Sequence[RegionMeasures],
     settings: MeasureSettings,
     segmentation: Any,
-    inside: Mapping[str, np.ndarray],
+    drawn: Sequence[DrawnRegion],
     node: Any,
 ) -> Any:
     """Put measures into the scene as a table; return its node. Those of an earlier measurement are replaced.
@@ -46,7 +50,7 @@ def publish_measures(
     settings : MeasureSettings
     segmentation : vtkMRMLSegmentationNode
         That was measured.
-    inside : mapping of str to (x, y, z) bool array
+    drawn : sequence of DrawnRegion
         Its segments, as they were measured.
     node : vtkMRMLNode
         The series.
@@ -76,7 +80,8 @@ def publish_measures(
     shown = outputs(node)["rcbv"]
     table.SetNodeReferenceID(MAP, shown.GetID())
     table.SetAttribute(MAP_SHA256, _map_sha256(shown))
-    table.SetAttribute(REGIONS_SHA256, _regions_sha256(inside))
+    table.SetAttribute(REGIONS_SHA256, _regions_sha256(drawn))
+    table.SetAttribute(REGIONS_PLACES, json.dumps(_places(drawn)))
     notes = [
         note if each.region.name in note else f"{each.region.name}: {note}" for each in measured for note in each.notes
     ]
@@ -94,8 +99,8 @@ def measures_node(node: Any) -> Any:
     return None
 
 
-def measured_regions(node: Any) -> dict[str, np.ndarray]:
-    """Return the segments, as voxels of the series, that its measures were made on; nothing where nothing was measured.
+def measured_segments(node: Any) -> tuple[DrawnRegion, ...]:
+    """Return the segments that the measures of a series were made on; nothing where nothing was measured.
 
     Raises
     ------
@@ -103,13 +108,22 @@ def measured_regions(node: Any) -> dict[str, np.ndarray]:
         The segmentation was changed or removed since.
     """
     if not measurements_in_scene(node):
-        return {}
+        return ()
     table = measures_node(node)
     segmentation = table.GetNodeReference(SEGMENTATION)
-    inside = regions_in_scene(segmentation, node) if segmentation is not None else {}
-    if _regions_sha256(inside) != table.GetAttribute(REGIONS_SHA256):
-        raise UsageError("The segmentation was changed or removed since it was measured. Press Measure again.")
-    return inside
+    changed = UsageError("The segmentation was changed or removed since it was measured. Press Measure again.")
+    if segmentation is None:
+        raise changed
+    try:
+        drawn = drawn_segments(segmentation, node)
+    except UsageError as error:
+        raise changed from error
+    places = json.loads(table.GetAttribute(REGIONS_PLACES) or "[]")
+    if _regions_sha256(drawn) != table.GetAttribute(REGIONS_SHA256) or not np.allclose(
+        np.ravel(places), np.ravel(_places(drawn)), atol=PLACE_TOLERANCE_MM
+    ):
+        raise changed
+    return drawn
 
 
 def measurements_in_scene(node: Any) -> tuple[Measurement, ...]:
@@ -163,12 +177,17 @@ def _map_sha256(shown: Any) -> str:
     return hashlib.sha256(np.ascontiguousarray(slicer.util.arrayFromVolume(shown)).tobytes()).hexdigest()
 
 
-def _regions_sha256(inside: Mapping[str, np.ndarray]) -> str:
+def _regions_sha256(drawn: Sequence[DrawnRegion]) -> str:
     found = hashlib.sha256()
-    for name, voxels in inside.items():
-        found.update(name.encode())
-        found.update(np.packbits(voxels).tobytes())
+    for each in drawn:
+        found.update(f"{each.name} {each.voxels.shape}".encode())
+        found.update(np.packbits(each.voxels).tobytes())
     return found.hexdigest()
+
+
+def _places(drawn: Sequence[DrawnRegion]) -> list[list[float]]:
+    """Return where each segment lies: its affine's numbers, which a saved scene rounds."""
+    return [each.affine[:3].ravel().tolist() for each in drawn]
 
 
 def _text(measured: Measurement) -> str:

@@ -38,18 +38,14 @@ def region_on_series(region: Any, node: Any) -> np.ndarray | None:
         owner, segment_id = region
         segment = owner.GetSegmentation().GetSegment(segment_id)
         name = segment.GetName() if segment else segment_id
-        image = slicer.vtkOrientedImageData()
-        found = bool(segment) and slicer.vtkSlicerSegmentationsModuleLogic.GetSegmentBinaryLabelmapRepresentation(
-            owner, segment_id, image, False
-        )
+        image = segment_image(owner, segment_id)
     else:
-        owner, name = region, region.GetName()
-        found = region.GetImageData() is not None
-        image = slicer.vtkOrientedImageData()
-        if found:
+        owner, name, image = region, region.GetName(), None
+        if region.GetImageData() is not None:
+            image = slicer.vtkOrientedImageData()
             image.ShallowCopy(region.GetImageData())
             image.SetGeometryFromImageToWorldMatrix(_ijk_to_ras(region))
-    if found and min(image.GetDimensions()) > 0:
+    if image is not None and min(image.GetDimensions()) > 0:
         transform = vtk.vtkGeneralTransform()
         slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(
             owner.GetParentTransformNode(), parent_transform(node), transform
@@ -58,10 +54,24 @@ def region_on_series(region: Any, node: Any) -> np.ndarray | None:
         slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(
             image, _empty_like(grid_node(node)), resampled, False, False, transform
         )
-        inside = _array(resampled) != 0
+        inside = voxels_of(resampled) != 0
         if inside.any():
             return inside
     raise GeometryError(f"{name} covers no voxel of the series. Draw it on the series' images.")
+
+
+def segment_image(segmentation: Any, segment_id: str) -> Any:
+    """Return a segment as the vtkOrientedImageData that it was drawn as, or None where there is nothing.
+
+    Without the transform above the segmentation.
+    """
+    image = slicer.vtkOrientedImageData()
+    found = segmentation.GetSegmentation().GetSegment(segment_id) and (
+        slicer.vtkSlicerSegmentationsModuleLogic.GetSegmentBinaryLabelmapRepresentation(
+            segmentation, segment_id, image, False
+        )
+    )
+    return image if found and min(image.GetDimensions()) > 0 else None
 
 
 def oriented_image(inside: np.ndarray, volume: Any) -> Any:
@@ -78,7 +88,8 @@ def _empty_like(volume: Any) -> Any:
     return oriented_image(np.zeros(volume.GetImageData().GetDimensions(), dtype=bool), volume)
 
 
-def _array(image: Any) -> np.ndarray:
+def voxels_of(image: Any) -> np.ndarray:
+    """Return the voxels of a vtkOrientedImageData, (x, y, z)."""
     x, y, z = image.GetDimensions()
     return numpy_support.vtk_to_numpy(image.GetPointData().GetScalars()).reshape(z, y, x).T
 

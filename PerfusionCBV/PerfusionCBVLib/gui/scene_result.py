@@ -9,7 +9,7 @@ import slicer
 import vtk
 
 from PerfusionCBVLib.concentration import Status
-from PerfusionCBVLib.errors import GeometryError, UsageError
+from PerfusionCBVLib.errors import UsageError
 from PerfusionCBVLib.findings import Finding
 from PerfusionCBVLib.gui.output_nodes import CURVE_COLUMNS, SHARED_ROLES, TIME_COLUMN, outputs, provenance
 from PerfusionCBVLib.gui.regions import region_on_series
@@ -68,34 +68,6 @@ def result_in_scene(node: Any) -> StoredResult:
         findings=tuple(Finding(**entry) for entry in facts["findings"]),
         provenance=facts,
     )
-
-
-def regions_in_scene(segmentation: Any, node: Any) -> dict[str, np.ndarray]:
-    """Return the voxels of a series that each segment covers, (x, y, z) bool, by the segment's name.
-
-    Raises
-    ------
-    UsageError
-        No segmentation, none of its segments covers a voxel, or two have one name.
-    """
-    if segmentation is None:
-        raise UsageError("Select the segmentation to measure. Draw it in the Segment Editor.")
-    content = segmentation.GetSegmentation()
-    found: dict[str, np.ndarray] = {}
-    for number in range(content.GetNumberOfSegments()):
-        segment_id = content.GetNthSegmentID(number)
-        name = content.GetSegment(segment_id).GetName()
-        try:
-            inside = region_on_series((segmentation, segment_id), node)
-        except GeometryError:
-            continue
-        if name in found:
-            raise UsageError(f"Two segments are called {name}; rename one, so that their numbers can be told apart.")
-        if inside is not None:
-            found[name] = inside
-    if not found:
-        raise UsageError(f"No segment of {segmentation.GetName()} covers a voxel of the series. Draw on its images.")
-    return found
 
 
 def identity_in_scene(node: Any) -> dict[str, str]:
