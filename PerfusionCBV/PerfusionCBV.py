@@ -55,16 +55,20 @@ class PerfusionCBVWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Load the layout and connect it."""
         ScriptedLoadableModuleWidget.setup(self)
         # Only now: at start-up Slicer imports this file, and nothing else of the extension.
+        from PerfusionCBVLib.gui.choices import ArterialFile, SegmentChoice
+        from PerfusionCBVLib.gui.comparison_section import ComparisonSection
         from PerfusionCBVLib.gui.display import MapDisplay
         from PerfusionCBVLib.gui.exports import Exports
+        from PerfusionCBVLib.gui.histogram import HistogramPlot
         from PerfusionCBVLib.gui.plots import CurvePlot
+        from PerfusionCBVLib.gui.send_section import SendSection
 
         panel = slicer.util.loadUI(self.resourcePath("UI/PerfusionCBV.ui"))
         self.layout.addWidget(panel)
         self.ui = slicer.util.childWidgetVariables(panel)
         panel.setMRMLScene(slicer.mrmlScene)
         self.logic = PerfusionCBVLogic()
-        self.display, self.plot = MapDisplay(), CurvePlot()
+        self.display, self.plot, self.histogram = MapDisplay(), CurvePlot(), HistogramPlot()
         self.ui.mapSelector.addAttribute("vtkMRMLScalarVolumeNode", "PerfusionCBV.Map", "yes")
         self._connectLoadMenu()
         for button, slot in (
@@ -73,11 +77,18 @@ class PerfusionCBVWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             (self.ui.cancelButton, self.onCancelButton),
         ):
             button.clicked.connect(slot)
-        self.exports = Exports(self)
-        # These two have no connection to a parameter of their kind: several node types, and a part of a node.
+        self.ui.earlierMapSelector.addAttribute("vtkMRMLScalarVolumeNode", "PerfusionCBV.Role", "rcbv")
+        self.exports, self.comparison, self.sending = Exports(self), ComparisonSection(self), SendSection(self)
+        # These have no connection to a parameter of their kind: several node types, a part of a node, a file's name.
         self.ui.inputSelector.currentNodeChanged.connect(self.onInputSelected)
-        self.ui.referenceSegmentSelector.currentNodeChanged.connect(self.onReferenceSegmentChanged)
-        self.ui.referenceSegmentSelector.currentSegmentChanged.connect(self.onReferenceSegmentChanged)
+        self.segmentChoices = [
+            SegmentChoice(self, selector, f"{what}Segmentation", f"{what}SegmentID")
+            for what, selector in (
+                ("reference", self.ui.referenceSegmentSelector),
+                ("arterial", self.ui.arterialSegmentSelector),
+            )
+        ]
+        self.arterialFile = ArterialFile(self)
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         for event in (scene.EndCloseEvent, scene.EndImportEvent):
@@ -149,8 +160,8 @@ class PerfusionCBVWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if parameters is None:
             return
         self._guiTag = parameters.connectGui(self.ui)
-        self.ui.referenceSegmentSelector.setCurrentNode(parameters.referenceSegmentation)
-        self.ui.referenceSegmentSelector.setCurrentSegmentID(parameters.referenceSegmentID)
+        for choice in self.segmentChoices:
+            choice.show(parameters)
         self.addObserver(parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParametersChanged)
         self.onParametersChanged()
 
@@ -168,10 +179,12 @@ class PerfusionCBVWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         reason = panel.show_state(
             self.ui, self.logic, self.parameters, outputs, findings=self._findings, busy=self._busy, result=result
         )
+        self.sending.show(outputs, self._busy)
         if self._busy:
             return
         panel.show_reason(self.ui, reason)
         self.display.update(self.parameters, outputs)
+        self.histogram.update(self.parameters, outputs)
         self.plot.update(self.parameters, outputs, result)
         self.ui.curveLabel.text = self.plot.text
 
@@ -205,14 +218,6 @@ class PerfusionCBVWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Keep the chosen series in the parameter node."""
         if self.parameters is not None:
             self.parameters.inputNode = self.ui.inputSelector.currentNode()
-
-    def onReferenceSegmentChanged(self, _chosen=None):
-        """Keep the chosen segment in the parameter node."""
-        if self.parameters is not None:
-            selector = self.ui.referenceSegmentSelector
-            with slicer.util.NodeModify(self.parameters):
-                self.parameters.referenceSegmentation = selector.currentNode()
-                self.parameters.referenceSegmentID = selector.currentSegmentID()
 
     def onCursorMoved(self, crosshair, _event=None):
         """Show the curve under the mouse."""
@@ -278,12 +283,13 @@ class PerfusionCBVWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onApplyButton(self):
         """Make the map and show it."""
+        from PerfusionCBVLib.gui.arterial import arterial_choice
         from PerfusionCBVLib.gui.panel import typed_times
         from PerfusionCBVLib.gui.panel_text import done_text
         from PerfusionCBVLib.gui.parameters import reference_segment, settings
 
         node, chosen, region = self.parameters.inputNode, settings(self.parameters), reference_segment(self.parameters)
-        times, aif = typed_times(self.logic, self.parameters), self.parameters.arterial.value or None
+        times, aif = typed_times(self.logic, self.parameters), arterial_choice(self.parameters)
         nodes = self.run(
             lambda progress: self.logic.process(node, chosen, reference=region, aif=aif, **times, progress=progress),
             chosen.method,
@@ -392,7 +398,8 @@ class PerfusionCBVLogic(ScriptedLoadableModuleLogic):
     ):
         """Make the maps of a series; return their nodes by role. A rerun updates its nodes.
 
-        `mask`, `reference` and `aif` are label volumes or pairs (segmentation node, segment ID); `aif` may be "auto".
+        `mask`, `reference` and `aif` are label volumes or pairs (segmentation node, segment ID); `aif` may also be
+        "auto" or a `PerfusionCBVLib.gui.arterial.CurveFile`.
         """
         from PerfusionCBVLib.gui.logic import process_node
 
@@ -428,11 +435,29 @@ class PerfusionCBVLogic(ScriptedLoadableModuleLogic):
 
         return align_nodes(inputNode, anatomy, progress)
 
+    def compare(self, inputNode, earlier, segmentation=None, *, scale="own", progress=None):
+        """Compare the latest map of a series with an earlier date's, a map node or a folder; return what was made."""
+        from PerfusionCBVLib.gui.comparison import compare_node
+
+        return compare_node(inputNode, earlier, segmentation, scale, progress)
+
     def writeDicom(self, inputNode, source, folder, progress=None):
         """Write DICOM objects, in the study of the series' own DICOM folder; return their paths."""
-        from PerfusionCBVLib.gui.logic import write_dicom_of
+        from PerfusionCBVLib.gui.dicom_objects import write_dicom_of
 
         return write_dicom_of(inputNode, Path(source), Path(folder), progress)
+
+    def testConnection(self, server, progress=None):
+        """Ask a `PerfusionCBVLib.gui.dicom_objects.Server` whether it answers; a `SendError` says why not."""
+        from PerfusionCBVLib.gui.dicom_objects import try_connection
+
+        try_connection(server, progress)
+
+    def send(self, inputNode, source, server, progress=None):
+        """Send the objects that `writeDicom` writes to a server; return how many it took."""
+        from PerfusionCBVLib.gui.dicom_objects import send_dicom_of
+
+        return send_dicom_of(inputNode, Path(source), server, progress)
 
     def writePage(self, inputNode, path, *, named=False, progress=None):
         """Write the page for the referrer (.pdf or .html); `named` puts patient and study on it. Return its path."""

@@ -59,6 +59,16 @@ class RecordedApplication(EventRecord):
         return getattr(THE_APPLICATION, name)
 
 
+class _Settings(dict):
+    """Qt's settings as a file gives them back: what was no text is text."""
+
+    def value(self, key):
+        return self.get(key)
+
+    def setValue(self, key, value):
+        self[key] = str(value)
+
+
 class Application(EventRecord):
     """What this extension asks of `slicer.app`, on slicer-core."""
 
@@ -68,6 +78,7 @@ class Application(EventRecord):
         super().__init__()
         self.temporaryPath = str(folder / "temporary")
         self._scene = scene
+        self._settings = _Settings()
         self._logic = slicer.vtkSlicerApplicationLogic()
         for name in ("temporary", "share/ColorFiles"):
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -81,6 +92,9 @@ class Application(EventRecord):
 
     def mrmlScene(self):
         return self._scene
+
+    def settings(self):
+        return self._settings
 
     def testingEnabled(self):
         return True

@@ -14,8 +14,8 @@ from dsc_phantom import graded_head
 from PerfusionCBVLib import Settings, compute_maps
 from PerfusionCBVLib.concentration import Status
 from PerfusionCBVLib.errors import Cancelled, PerfusionError, UsageError
+from PerfusionCBVLib.gui import dicom_objects, output_nodes
 from PerfusionCBVLib.gui import logic as work
-from PerfusionCBVLib.gui import output_nodes
 from PerfusionCBVLib.gui.measures import measurements_in_scene, measures_html, measures_node
 from PerfusionCBVLib.gui.regions import oriented_image
 from PerfusionCBVLib.gui.scene_result import result_in_scene
@@ -231,7 +231,7 @@ def test_without_an_anatomy_nothing_is_aligned(node):
 
 def test_a_series_of_unknown_origin_gets_no_patients_name_by_dicom(node, tmp_path):
     with pytest.raises(UsageError, match="Nothing shows which DICOM series"):
-        work.write_dicom_of(node, tmp_path, tmp_path / "out")
+        dicom_objects.write_dicom_of(node, tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -267,7 +267,7 @@ def test_dicom_objects_of_a_series_from_dicom_hold_its_patient_and_the_measures(
     inside = slicer.util.arrayFromVolume(output_nodes.outputs(node)["rcbv"]).T > 2.0
     segmentation.AddSegmentFromBinaryLabelmapRepresentation(oriented_image(inside, baseline), "Tumour", (1, 0, 0), "t")
     work.measure_node(node, segmentation, MeasureSettings(), mirrors=False)
-    written = work.write_dicom_of(node, folder, tmp_path / "objects")
+    written = dicom_objects.write_dicom_of(node, folder, tmp_path / "objects")
     names = {path.name for path in written}
     assert {"map_rcbv.dcm", "regions.dcm", "measures.dcm"} <= names
     source = pydicom.dcmread(next(folder.iterdir()))
@@ -278,4 +278,4 @@ def test_dicom_objects_of_a_series_from_dicom_hold_its_patient_and_the_measures(
     assert [item.SegmentLabel for item in segments] == ["Brain", "Reference region", "Tumour"]
     other = write_dicom(tmp_path / "other", head, seed=2)
     with pytest.raises(PerfusionError, match="Pass that series"):
-        work.write_dicom_of(node, other, tmp_path / "none")
+        dicom_objects.write_dicom_of(node, other, tmp_path / "none")

@@ -64,11 +64,8 @@ def write_comparison(comparison: Comparison, folder: Path | str) -> list[Path]:
 
 def comparison_picture(comparison: Comparison) -> Image.Image:
     """Return earlier, later and difference, one under the other on the same slices, over the later baseline image."""
-    mask = comparison.later_result.mask
-    values = np.concatenate([m.values[mask] for m in (comparison.earlier, comparison.later)])
     unit = unit_text(comparison.later.unit)
-    window = 0.0, max(float(np.nanpercentile(values, 99.0)), SMALLEST_WINDOW)
-    difference = symmetric_window(comparison.difference.values[mask], SMALLEST_DIFFERENCE)
+    window, difference = comparison_windows(comparison)
     return map_strips(
         comparison.later_result,
         [
@@ -77,6 +74,14 @@ def comparison_picture(comparison: Comparison) -> Image.Image:
             ("Later - earlier", comparison.difference.values, "diverging", difference, f"difference ({unit})"),
         ],
     )
+
+
+def comparison_windows(comparison: Comparison) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return the values at the two ends of the colours: of both dates' maps, and of their difference."""
+    mask = comparison.later_result.mask
+    values = np.concatenate([m.values[mask] for m in (comparison.earlier, comparison.later)])
+    window = 0.0, max(float(np.nanpercentile(values, 99.0)), SMALLEST_WINDOW)
+    return window, symmetric_window(comparison.difference.values[mask], SMALLEST_DIFFERENCE)
 
 
 def _maps(comparison: Comparison) -> dict[str, ParameterMap]:

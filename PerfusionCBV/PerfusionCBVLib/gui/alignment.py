@@ -10,7 +10,7 @@ import vtk
 
 from PerfusionCBVLib.errors import UsageError
 from PerfusionCBVLib.gui.input_nodes import shown_node
-from PerfusionCBVLib.gui.output_nodes import INPUT, ROLE, outputs, place, study_item
+from PerfusionCBVLib.gui.output_nodes import INPUT, ROLE, made_of, place, study_item
 
 if TYPE_CHECKING:  # needs packages that may not be installed yet
     from PerfusionCBVLib.alignment.registration import Registration
@@ -53,8 +53,8 @@ def publish_alignment(registration: Registration, anatomy: Any, node: Any) -> An
         place(transform, study_item(node))
     transform.SetName(f"{node.GetName()} to {anatomy.GetName()}")
     transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(registration.matrix))
-    for each in (shown_node(node), *outputs(node).values()):
-        if each is not None and each.IsA("vtkMRMLTransformableNode"):
+    for each in (shown_node(node), *made_of(node)):
+        if each is not None and each.IsA("vtkMRMLTransformableNode") and not each.IsA("vtkMRMLTransformNode"):
             each.SetAndObserveTransformNodeID(transform.GetID())
     return transform
 

@@ -21,12 +21,14 @@ COMPARED = ("rcbv", "rcbv_classical", "disagreement", "uncertainty")
 BLOOD_VOLUMES = ("rcbv", "rcbv_classical")
 """Share window and threshold; all other maps keep their own."""
 
-SIGNED = {"disagreement": "diverging", "k2": "diverging"}
+SIGNED = {"disagreement": "diverging", "k2": "diverging", "change": "diverging"}
 TABLES = {"uncertainty": "uniform", **SIGNED}
 LEGEND_TITLES = {
     "rcbv": "rCBV",
     "rcbv_classical": "rCBV",
     "disagreement": "Difference",
+    "change": "Change of rCBV",
+    "earlier": "rCBV, earlier",
     "uncertainty": "SD",
     "k1": "K1",
     "k2": "K2, 1/s",
@@ -80,7 +82,7 @@ class MapDisplay:
         """
         if not outputs:
             return
-        self.arrange(compare=parameters.view is View.COMPARE, plot=parameters.showCurves)
+        self.arrange(compare=parameters.view is View.COMPARE, plot=parameters.showCurves or parameters.showHistogram)
         layers = wanted_layers(parameters, outputs)
         looks = (
             *(parameters.colours, parameters.windowPreset, parameters.window.minimum, parameters.window.maximum),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +15,13 @@ from vtk.util import numpy_support
 from PerfusionCBVLib.errors import InputRefusedError, TimingError, UsageError
 from PerfusionCBVLib.findings import Finding
 from PerfusionCBVLib.gui.alignment import anatomy_volume, publish_alignment
+from PerfusionCBVLib.gui.arterial import CurveFile
+from PerfusionCBVLib.gui.histogram import publish_histogram
 from PerfusionCBVLib.gui.input_nodes import (
     ACQUISITION,
     INPUT_SHA256,
     NodeSeries,
     describe,
-    instance_uids,
 )
 from PerfusionCBVLib.gui.measures import measured_segments, measurements_in_scene, publish_measures
 from PerfusionCBVLib.gui.output_nodes import layers_of, publish, unchanged_on_error
@@ -30,11 +30,12 @@ from PerfusionCBVLib.gui.scene_result import identity_in_scene, result_in_scene
 from PerfusionCBVLib.gui.segments import drawn_segments, regions_on
 from PerfusionCBVLib.gui.words import finding_in_the_panel, in_the_panel
 from PerfusionCBVLib.gui.work import in_background, one_at_a_time
-from PerfusionCBVLib.progress import Progress, part
+from PerfusionCBVLib.progress import Progress
 from PerfusionCBVLib.settings import Settings
 
 if TYPE_CHECKING:  # they need packages that may not be installed yet
     from PerfusionCBVLib.alignment.registration import Registration
+    from PerfusionCBVLib.arterial import ArterialRequest
     from PerfusionCBVLib.measures.measure import MeasureSettings, RegionMeasures
     from PerfusionCBVLib.result import MapResult
     from PerfusionCBVLib.series import DynamicSeries
@@ -80,6 +81,11 @@ def process_node(
 ) -> tuple[MapResult, dict[str, Any]]:
     """Make a node's maps; return the result and its nodes by role.
 
+    Parameters
+    ----------
+    aif : None, "auto", a region as `regions.region_on_series` takes it, or CurveFile
+        The arterial input; None makes no flow maps.
+
     Raises
     ------
     InputRefusedError, ModelError, Cancelled, UsageError
@@ -93,14 +99,15 @@ def process_node(
                 "protocol states it."
             )
         inside, region = region_on_series(mask, node), region_on_series(reference, node)
-        arteries = aif if aif in (None, "auto") else region_on_series(aif, node)
+        drawn = None if aif is None or aif == "auto" or isinstance(aif, CurveFile) else region_on_series(aif, node)
 
         def work(report: Progress) -> tuple[MapResult, list[Any]]:
             from PerfusionCBVLib.pipeline import compute_maps
 
-            result = compute_maps(
-                facts.series(), settings, mask=inside, reference=region, aif=arteries, progress=report
-            )
+            artery: ArterialRequest | None = "auto" if aif == "auto" else drawn
+            if isinstance(aif, CurveFile):
+                artery = aif.read()
+            result = compute_maps(facts.series(), settings, mask=inside, reference=region, aif=artery, progress=report)
             return result, layers_of(result)
 
         result, layers = in_background(work, progress)
@@ -129,6 +136,7 @@ def measure_node(
 
         measured = in_background(work, progress)
         with unchanged_on_error():
+            publish_histogram(measured, node)
             return publish_measures(measured, settings, segmentation, drawn, node)
 
 
@@ -152,52 +160,6 @@ def align_nodes(node: Any, anatomy: Any, progress: Progress | None = None) -> tu
         registration = in_background(work, progress)
         with unchanged_on_error():
             return registration, publish_alignment(registration, anatomy, node)
-
-
-def write_dicom_of(node: Any, source: Path, folder: Path, progress: Progress | None = None) -> list[Path]:
-    """Write DICOM objects of the latest map of a series, its regions and measures; return their paths.
-
-    Parameters
-    ----------
-    source : Path
-        The DICOM folder or .zip that the series came from: patient, study and place are taken from it, after a check
-        that its images are those of the node.
-    folder : Path
-        Without DICOM files.
-
-    Raises
-    ------
-    InputRefusedError, UsageError, Cancelled
-    """
-    with one_at_a_time():
-        result, measurements, drawn = result_in_scene(node), measurements_in_scene(node), measured_segments(node)
-        uids = instance_uids(node)
-        read_by_us = any(key.startswith("dicom:") for key in result.provenance["input"]["sha256"])
-        if not uids and not read_by_us:
-            raise UsageError(
-                "Nothing shows which DICOM series this one came from: it was loaded from a file. Load the DICOM series "
-                "itself, or use the command `dicom --converted-elsewhere`."
-            )
-
-        def work(report: Progress) -> list[Path]:
-            from PerfusionCBVLib.dicom_out.objects import make_objects, write_objects
-            from PerfusionCBVLib.dicom_out.source import read_source
-
-            report(0.0, "Reading the DICOM series")
-            found = read_source(source, result.provenance, converted_elsewhere=not read_by_us)
-            if not read_by_us and not {image.sop_instance_uid for image in found.images} <= uids:
-                raise UsageError(f"The images in {source} are not those of this series. Choose its own DICOM folder.")
-            objects = make_objects(
-                result,
-                found,
-                datetime.now().replace(microsecond=0),
-                segments=regions_on(drawn, result),
-                measures=measurements,
-                progress=part(report, 0.2, 0.9),
-            )
-            return write_objects(objects, folder)
-
-        return in_background(work, progress)
 
 
 def write_page_of(node: Any, path: Path, *, named: bool, progress: Progress | None = None) -> Path:

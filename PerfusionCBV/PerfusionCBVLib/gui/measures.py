@@ -60,26 +60,11 @@ def publish_measures(
         table = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", f"{node.GetName()} measures")
         table.SetAttribute(ROLE, MEASURES)
         table.SetNodeReferenceID(INPUT, node.GetID())
-    rows = [row for each in measured for row in each.measurements]
-    texts = {
-        "Region": [row.region for row in rows],
-        "Name": [row.name for row in rows],
-        "Measure": [row.title for row in rows],
-        "Value": [repr(row.value) for row in rows],
-        "Unit": [row.unit for row in rows],
-        "Standard error": [NO_ERROR if row.standard_error is None else repr(row.standard_error) for row in rows],
-    }
-    table.RemoveAllColumns()
-    for name in COLUMNS:
-        column = vtk.vtkStringArray()
-        column.SetName(name)
-        for text in texts[name]:
-            column.InsertNextValue(text)
-        table.AddColumn(column)
+    fill_rows(table, [row for each in measured for row in each.measurements])
     table.SetNodeReferenceID(SEGMENTATION, segmentation.GetID())
     shown = outputs(node)["rcbv"]
     table.SetNodeReferenceID(MAP, shown.GetID())
-    table.SetAttribute(MAP_SHA256, _map_sha256(shown))
+    table.SetAttribute(MAP_SHA256, map_sha256(shown))
     table.SetAttribute(REGIONS_SHA256, _regions_sha256(drawn))
     table.SetAttribute(REGIONS_PLACES, json.dumps(_places(drawn)))
     notes = [
@@ -132,8 +117,32 @@ def measurements_in_scene(node: Any) -> tuple[Measurement, ...]:
     Nothing where nothing was measured, or where the map was made anew since.
     """
     table, shown = measures_node(node), outputs(node).get("rcbv")
-    if table is None or shown is None or table.GetAttribute(MAP_SHA256) != _map_sha256(shown):
+    if table is None or shown is None or table.GetAttribute(MAP_SHA256) != map_sha256(shown):
         return ()
+    return rows_of(table)
+
+
+def fill_rows(table: Any, rows: Sequence[Measurement]) -> None:
+    """Put measurements into a table node, a row each; what it held is replaced."""
+    texts = {
+        "Region": [row.region for row in rows],
+        "Name": [row.name for row in rows],
+        "Measure": [row.title for row in rows],
+        "Value": [repr(row.value) for row in rows],
+        "Unit": [row.unit for row in rows],
+        "Standard error": [NO_ERROR if row.standard_error is None else repr(row.standard_error) for row in rows],
+    }
+    table.RemoveAllColumns()
+    for name in COLUMNS:
+        column = vtk.vtkStringArray()
+        column.SetName(name)
+        for text in texts[name]:
+            column.InsertNextValue(text)
+        table.AddColumn(column)
+
+
+def rows_of(table: Any) -> tuple[Measurement, ...]:
+    """Return the measurements of a table node that `fill_rows` filled, also of a scene that was loaded."""
     content = table.GetTable()
     rows = []
     for number in range(table.GetNumberOfRows()):
@@ -173,7 +182,8 @@ def measures_html(node: Any) -> str:
     return f'<table cellspacing="3">{"".join(lines)}</table><p>{escape(of)}{notes}</p>'
 
 
-def _map_sha256(shown: Any) -> str:
+def map_sha256(shown: Any) -> str:
+    """Return the hash of a map's values, to tell whether it was made anew since."""
     return hashlib.sha256(np.ascontiguousarray(slicer.util.arrayFromVolume(shown)).tobytes()).hexdigest()
 
 

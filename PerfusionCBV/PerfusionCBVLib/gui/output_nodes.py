@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,9 @@ if TYPE_CHECKING:  # needs packages that may not be installed yet
 PREFIX = "PerfusionCBV."
 INPUT = PREFIX + "Input"
 ROLE, METHOD, WINDOW = PREFIX + "Role", PREFIX + "Method", PREFIX + "Window"
+MADE = PREFIX + "Made"
+"""When the map was made, ISO: DICOM objects of one map are the same objects whenever they are written or sent."""
+
 MAP = PREFIX + "Map"
 """Set on what is shown in colour; the panel's selector of maps looks for it."""
 
@@ -48,8 +52,10 @@ SEGMENTS = (
     ("brain", "Brain", (0.3, 0.6, 1.0)),
     ("reference", "Reference region", (1.0, 0.8, 0.0)),
     ("saturated", "Signal at the noise floor: read as at least", (1.0, 0.2, 0.2)),
+    ("arterial", "Arterial input", (0.55, 0.11, 0.35)),
 )
 TIME_COLUMN = "Time (s)"
+ARTERIAL_COLUMN = "Arterial input"
 CURVE_COLUMNS = {"brain": "Brain", "reference": "Reference region", "leaking": "Leaking tissue"}
 
 
@@ -180,6 +186,12 @@ def findings(node: Any) -> tuple[Finding, ...] | None:
     return tuple(finding_in_the_panel(Finding(**entry)) for entry in provenance(rcbv)["findings"])
 
 
+def made_of(node: Any) -> list[Any]:
+    """Return all nodes in the scene that were made of a series, whatever the method and the work."""
+    nodes = slicer.util.getNodesByClass("vtkMRMLStorableNode")
+    return [each for each in nodes if each.GetNodeReferenceID(INPUT) == node.GetID()]
+
+
 def study_item(node: Any) -> int:
     """Return the subject hierarchy item of a node's study; where there is none, of the folder that holds it."""
     hierarchy = slicer.mrmlScene.GetSubjectHierarchyNode()
@@ -208,6 +220,7 @@ def _start(result: MapResult, node: Any) -> _Run:
         "Provenance": as_json(facts),
         "Version": facts["version"],
         "IntendedUse": facts["intended_use"],
+        "Made": datetime.now().replace(microsecond=0).isoformat(),
         "InputSHA256": json.dumps(facts["input"]["sha256"]),
     }
     weights_sha256 = facts.get("network", {}).get("weights_sha256")
@@ -243,9 +256,13 @@ def _node_for(role: str, method: str, class_name: str, run: _Run) -> Any:
 
 
 def _publish_volume(layer: Layer, run: _Run) -> None:
-    volume = _node_for(layer.role, layer.method, "vtkMRMLScalarVolumeNode", run)
+    fill_volume(_node_for(layer.role, layer.method, "vtkMRMLScalarVolumeNode", run), layer, grid_node(run.node))
+
+
+def fill_volume(volume: Any, layer: Layer, grid: Any) -> None:
+    """Give a volume node the values of a layer, their codes, colours and window, on the grid of another volume node."""
     matrix = vtk.vtkMatrix4x4()
-    grid_node(run.node).GetIJKToRASMatrix(matrix)
+    grid.GetIJKToRASMatrix(matrix)
     volume.SetIJKToRASMatrix(matrix)
     slicer.util.updateVolumeFromArray(volume, layer.values)
     volume.SetDescription(layer.description)
@@ -284,6 +301,7 @@ def _publish_regions(result: MapResult, run: _Run) -> None:
         "brain": result.mask,
         "reference": result.reference,
         "saturated": saturated if saturated.any() else None,
+        "arterial": None if result.arterial is None else result.arterial.mask,
     }
     for segment_id, name, colour in SEGMENTS:
         if node.GetSegmentation().GetSegment(segment_id):
@@ -299,6 +317,8 @@ def _publish_curves(result: MapResult, run: _Run) -> None:
     table.RemoveAllColumns()
     columns = {TIME_COLUMN: result.series.times_s}
     columns |= {CURVE_COLUMNS[name]: curve for name, curve in result.curves_per_s.items()}
+    if result.arterial is not None:
+        columns[ARTERIAL_COLUMN] = result.arterial.curve_per_s
     arrays = tuple(np.asarray(column, dtype=np.float64) for column in columns.values())
     slicer.util.updateTableFromArray(table, arrays, tuple(columns))
     table.SetDescription("Mean ΔR2*, 1/s, before leakage correction")

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 from slicer.i18n import tr as _
 
 from PerfusionCBVLib.findings import Finding
+from PerfusionCBVLib.gui.arterial import file_text, why_no_artery
+from PerfusionCBVLib.gui.comparison_section import show_comparison
 from PerfusionCBVLib.gui.display import ROLE, missing_in_comparison
+from PerfusionCBVLib.gui.histogram import current_histogram
 from PerfusionCBVLib.gui.measures import measures_html
 from PerfusionCBVLib.gui.panel_text import (
     error_meaning,
@@ -20,6 +23,7 @@ from PerfusionCBVLib.gui.panel_text import (
     why_not,
 )
 from PerfusionCBVLib.gui.parameters import (
+    Arterial,
     Method,
     Reference,
     View,
@@ -28,6 +32,7 @@ from PerfusionCBVLib.gui.parameters import (
     reference_segment,
     uses_network,
 )
+from PerfusionCBVLib.gui.plots import arterial_curve
 
 if TYPE_CHECKING:
     from PerfusionCBVLib.gui.input_nodes import NodeSeries
@@ -66,7 +71,9 @@ def show_state(
     show_series(ui, said, findings)
     show_method(ui, parameters)
     show_display(ui, parameters, outputs)
+    _show_row(ui.arterialCurveLabel, ui.arterialCurveCheckBox, arterial_curve(outputs) is not None)
     show_measures(ui, parameters, outputs, busy)
+    show_comparison(ui, parameters, outputs, busy)
     show_report(ui, mapped="rcbv" in outputs and not busy, complete=result is not None and not busy)
     segment = reference_segment(parameters)
     reason = why_not(
@@ -76,6 +83,7 @@ def show_state(
         segment_missing=segment is not None and not all(segment),
         busy=busy,
     )
+    reason = reason or why_no_artery(parameters)
     show_readiness(ui, reason, busy)
     ui.checkButton.enabled = there and not busy
     return reason
@@ -126,6 +134,11 @@ def show_method(ui: Any, parameters: Any) -> None:
     ui.methodNoteLabel.toolTip = error_meaning() if uses_network(parameters) else ""
     _show_row(ui.leakageLabel, ui.leakageComboBox, parameters.method is Method.CLASSICAL)
     _show_row(ui.deviceLabel, ui.deviceComboBox, uses_network(parameters))
+    _show_row(ui.arterialSegmentLabel, ui.arterialSegmentSelector, parameters.arterial is Arterial.SEGMENT)
+    from_file = parameters.arterial is Arterial.FILE
+    _show_row(ui.arterialFileLabel, ui.arterialFileButton, from_file)
+    _show_row(ui.relaxivityLabel, ui.relaxivitySpinBox, from_file)
+    ui.arterialFileButton.text, ui.arterialFileButton.toolTip = file_text(parameters)
     _show_row(ui.referenceSegmentLabel, ui.referenceSegmentSelector, parameters.reference is Reference.SEGMENT)
 
 
@@ -188,6 +201,9 @@ def show_measures(ui: Any, parameters: Any, outputs: dict[str, Any], busy: bool)
     elif parameters.lowCutOff >= parameters.highCutOff:
         why = _("The first cut-off must lie below the second.")
     _enable(ui.measureButton, _("Measure every segment on the map"), why, busy)
+    measured = current_histogram(parameters.inputNode, outputs) is not None
+    tip = _("How much of each segment's volume has which rCBV, as a plot beside the slices; press again to return")
+    _enable(ui.histogramButton, tip, "" if measured else _("Press Measure first: the plot is of measured segments."))
     ui.measuresLabel.text = measures_html(parameters.inputNode)
     ui.measuresLabel.visible = bool(ui.measuresLabel.text)
 

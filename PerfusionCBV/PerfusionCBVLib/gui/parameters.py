@@ -65,14 +65,37 @@ class Reference(Enum):
 
 
 class Arterial(Enum):
-    """Where the arterial input comes from; the value is what the library takes, empty for none."""
+    """Where the arterial input of the flow maps comes from."""
 
-    NONE = ""
+    NONE = "none"
     AUTOMATIC = "auto"
+    SEGMENT = "segment"
+    FILE = "file"
 
     def label(self) -> str:
         """Return what the panel shows."""
-        return {"": _("Not computed"), "auto": _("With an arterial input, found")}[self.value]
+        return {
+            "none": _("Not computed"),
+            "auto": _("With an artery, found"),
+            "segment": _("With a segment you drew"),
+            "file": _("With a curve from a file"),
+        }[self.value]
+
+
+class ComparisonScale(Enum):
+    """Whose reference region has the value 1 when two dates are compared; the value is the library's name."""
+
+    OWN = "own"
+    LATER = "later"
+    EARLIER = "earlier"
+
+    def label(self) -> str:
+        """Return what the panel shows."""
+        return {
+            "own": _("Each date's own"),
+            "later": _("This date's, for both"),
+            "earlier": _("The earlier date's, for both"),
+        }[self.value]
 
 
 class Device(Enum):
@@ -174,6 +197,10 @@ class PerfusionCBVParameterNode:
     motionCorrection: bool = False
     device: Device = Device.AUTO
     arterial: Arterial = Arterial.NONE
+    arterialSegmentation: vtkMRMLSegmentationNode
+    arterialSegmentID: str = ""
+    arterialFile: str = ""
+    arterialRelaxivity: Annotated[float, WithinRange(0, 1000)] = 0.0
 
     view: View = View.SERIES
     shownMap: vtkMRMLScalarVolumeNode
@@ -191,12 +218,18 @@ class PerfusionCBVParameterNode:
     showCurves: bool = False
     showFit: bool = True
     showWindows: bool = True
+    showArterial: bool = True
 
     measuredSegmentation: vtkMRMLSegmentationNode
     hotSpotAreaMm2: Annotated[float, WithinRange(1, 500)] = 40.0
     lowCutOff: Annotated[float, WithinRange(0.1, 10)] = 1.0
     highCutOff: Annotated[float, WithinRange(0.1, 10)] = 1.75
     mirror: bool = False
+    showHistogram: bool = False
+
+    earlierMap: vtkMRMLScalarVolumeNode
+    comparisonScale: ComparisonScale = ComparisonScale.OWN
+    comparedSegmentation: vtkMRMLSegmentationNode
 
     namePatient: bool = False
 

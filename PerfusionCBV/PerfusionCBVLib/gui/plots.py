@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 
 from PerfusionCBVLib.gui.display import ROLE
 from PerfusionCBVLib.gui.input_nodes import describe, series_from_node
-from PerfusionCBVLib.gui.output_nodes import provenance
+from PerfusionCBVLib.gui.output_nodes import ARTERIAL_COLUMN, provenance
 from PerfusionCBVLib.gui.parameters import Quantity
 from PerfusionCBVLib.gui.regions import region_on_series
 
@@ -24,6 +24,7 @@ CHART, TABLE, BOXES = "plot", "plot table", "plot windows"
 TIME = "Time (s)"
 MAXIMUM_SEGMENTS = 6
 
+ARTERY_COLOUR = (0.55, 0.11, 0.35)
 VOXEL_COLOUR, FIT_COLOUR = (0.1, 0.1, 0.1), (0.75, 0.22, 0.17)
 WINDOW_COLOURS = {"baseline": (0.55, 0.55, 0.55), "bolus": (0.85, 0.55, 0.0)}
 
@@ -58,6 +59,14 @@ def segment_regions(segmentation: Any, node: Any) -> dict[str, tuple[np.ndarray,
         if inside is not None and len(regions) < MAXIMUM_SEGMENTS:
             regions[segment.GetName()] = inside, segment.GetColor()
     return regions
+
+
+def arterial_curve(outputs: Mapping[str, Any]) -> np.ndarray | None:
+    """Return the arterial input of the latest run, (T,) 1/s; None where it was made without one."""
+    table = outputs.get("curves")
+    if table is None or table.GetTable().GetColumnByName(ARTERIAL_COLUMN) is None:
+        return None
+    return np.array(slicer.util.arrayFromTableColumn(table, ARTERIAL_COLUMN))
 
 
 class CurvePlot:
@@ -103,10 +112,12 @@ class CurvePlot:
         if segments != self._segments:
             self._segments, self._choices = segments, ()
             self.regions = segment_regions(segmentation, parameters.inputNode)
-        choices = parameters.quantity, parameters.showFit, parameters.showWindows
+        choices = parameters.quantity, parameters.showFit, parameters.showWindows, parameters.showArterial
         if choices != self._choices:
             self._choices = choices
             self._draw(parameters)
+        if self.source is not None:
+            show_chart(chart_node())  # the histogram may have taken its place
 
     def show_at(self, position: Sequence[float], parameters: Any) -> None:
         """Draw the curve of the voxel at a position in the world; outside the series the last one stays."""
@@ -126,6 +137,9 @@ class CurvePlot:
                 curves[_("Fitted reference")] = self._fit(voxel, quantity), FIT_COLOUR, "dash"
         for name, (inside, colour) in self.regions.items():
             curves[name] = self._curve(inside, quantity), colour, "solid"
+        artery = arterial_curve(self._outputs)
+        if artery is not None and parameters.showArterial and quantity is Quantity.DELTA_R2S:
+            curves[_("Arterial input")] = artery, ARTERY_COLOUR, "solid"
         self._write(curves, self.source.windows_s() if parameters.showWindows else {}, quantity)
         self.text = self._values(voxel) if voxel else _("Move the mouse over a slice.")
 
@@ -158,7 +172,7 @@ class CurvePlot:
         first = self.source.timing.first_steady
         times_s = self.source.series.times_s[first:]
         columns = {TIME: times_s, **{name: curve[first:] for name, (curve, _c, _s) in curves.items()}}
-        table = _fill(table_node(), columns)
+        table = fill_table(table_node(), columns)
         heights = np.concatenate([columns[name] for name in curves] or [np.zeros(1)])
         heights = heights[np.isfinite(heights)]
         low, high = (float(heights.min()), float(heights.max())) if heights.size else (0.0, 1.0)
@@ -166,7 +180,7 @@ class CurvePlot:
         for key, (begin, end) in windows.items():
             boxes[f"{key} x"] = np.array([begin, begin, end, end], dtype=float)
             boxes[f"{key} y"] = np.array([low, high, high, low], dtype=float)
-        box_table = _fill(windows_node(), boxes)
+        box_table = fill_table(windows_node(), boxes)
 
         chart = chart_node()
         unchanged = chart.StartModify()
@@ -181,9 +195,7 @@ class CurvePlot:
         chart.SetXAxisTitle(_("Time (s)"))
         chart.SetYAxisTitle("ΔR2* (1/s)" if quantity is Quantity.DELTA_R2S else _("Signal"))
         chart.EndModify(unchanged)
-        for view in slicer.util.getNodesByClass("vtkMRMLPlotViewNode"):
-            if view.GetPlotChartNodeID() != chart.GetID():
-                view.SetPlotChartNodeID(chart.GetID())
+        show_chart(chart)
 
 
 def _source(node: Any, outputs: Mapping[str, Any], result: MapResult | None) -> CurveSource:
@@ -203,20 +215,27 @@ def _source(node: Any, outputs: Mapping[str, Any], result: MapResult | None) -> 
 
 def chart_node() -> Any:
     """Return the chart of the curves."""
-    return _node("vtkMRMLPlotChartNode", CHART)
+    return plain_node("vtkMRMLPlotChartNode", CHART)
+
+
+def show_chart(chart: Any) -> None:
+    """Put a chart into the plot views."""
+    for view in slicer.util.getNodesByClass("vtkMRMLPlotViewNode"):
+        if view.GetPlotChartNodeID() != chart.GetID():
+            view.SetPlotChartNodeID(chart.GetID())
 
 
 def table_node() -> Any:
     """Return the table of the curves, one column for each, after the times."""
-    return _node("vtkMRMLTableNode", TABLE)
+    return plain_node("vtkMRMLTableNode", TABLE)
 
 
 def windows_node() -> Any:
     """Return the table of the boxes around baseline and bolus window."""
-    return _node("vtkMRMLTableNode", BOXES)
+    return plain_node("vtkMRMLTableNode", BOXES)
 
 
-def _node(class_name: str, role: str) -> Any:
+def plain_node(class_name: str, role: str) -> Any:
     """Return the node of a role, made where the scene has none; it is no data of the user's, so it is not saved."""
     for node in slicer.util.getNodesByClass(class_name):
         if node.GetAttribute(ROLE) == role:
@@ -232,7 +251,7 @@ def _node(class_name: str, role: str) -> Any:
 
 
 def _series(name: str, table: Any, x: str, y: str, colour: tuple[float, float, float], style: str) -> Any:
-    series = _node("vtkMRMLPlotSeriesNode", f"curve {name}")
+    series = plain_node("vtkMRMLPlotSeriesNode", f"curve {name}")
     unchanged = series.StartModify()
     series.SetName(name)
     series.SetAndObserveTableNodeID(table.GetID())
@@ -248,7 +267,7 @@ def _series(name: str, table: Any, x: str, y: str, colour: tuple[float, float, f
     return series
 
 
-def _fill(table: Any, columns: Mapping[str, np.ndarray]) -> Any:
+def fill_table(table: Any, columns: Mapping[str, np.ndarray]) -> Any:
     """Put columns into a table; where names and lengths are the same, only the values change."""
     content = table.GetTable()
     names = [content.GetColumnName(n) for n in range(content.GetNumberOfColumns())]

@@ -12,12 +12,19 @@ _FIELDS = {
     "--repetition-time": "the repetition time (TR)",
     "--reference": "a segment as the reference region",
     "--mask": "a segment as the brain mask",
+    "--aif": "a segment or a file under Flow maps",
+    "--aif auto": "the automatic search under Flow maps",
+    "--aif MASK": "a segment under Flow maps",
+    "--aif-relaxivity": "the relaxivity under Flow maps",
+    "--scale later": "Reference: this date's, for both",
+    "--tls-ca, --tls-cert and --tls-key": "the file with the server's certificates",
 }
+_OPTION = re.compile(r"(--[a-z-]+(?: auto\b| MASK\b| later\b|, --tls-cert and --tls-key)?)(,? in seconds)?")
 
 
 def in_the_panel(text: str) -> str:
     """Return a sentence that names fields of the panel instead of options of the command line."""
-    return re.sub(r"(--[a-z-]+)(,? in seconds)?", lambda match: _FIELDS.get(match[1], match[0]), text)
+    return _OPTION.sub(lambda match: _FIELDS.get(match[1], match[0]), text)
 
 
 def finding_in_the_panel(finding: Finding) -> Finding:
