@@ -1,6 +1,7 @@
 """The histogram of measured segments in the plot beside the slices: the library's numbers, in the segments' colours."""
 
 import importlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -86,3 +87,18 @@ def test_a_histogram_of_a_map_that_was_made_anew_is_taken_away(measured, view):
     measured.onParametersChanged()
     assert not measured.ui.histogramButton.checked
     assert "Press Measure first" in measured.ui.histogramButton.toolTip
+
+
+def test_what_lies_beyond_the_bins_stands_in_the_legend(measured, view):
+    """Nothing is cut off in silence: a vascular tumour has much above the last bin."""
+    histogram = importlib.import_module("PerfusionCBVLib.gui.histogram")
+    node = measured.parameters.inputNode
+    rows = [
+        SimpleNamespace(region=SimpleNamespace(name=name), histogram=rcbv_histogram(values, np.ones(4)))
+        for name, values in (("Tumour", np.array([5.0, 7.0, 8.0, 9.0])), ("White matter", np.ones(4)))
+    ]
+    histogram.publish_histogram(rows, node)
+    measured.ui.histogramButton.click()
+    assert [one.GetName() for one in chart_of(view)[1]] == ["Tumour, 75 % > 6", "White matter"]
+    histogram.publish_histogram([SimpleNamespace(region=rows[0].region, histogram=None)], node)
+    assert histogram.histogram_node(node) is None

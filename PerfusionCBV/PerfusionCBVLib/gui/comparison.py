@@ -121,7 +121,7 @@ def comparison_html(node: Any) -> str:
         "rcbv_mean_before": _("Before"),
         "rcbv_mean_after": _("Now"),
         "rcbv_mean_change": _("Change"),
-        "rcbv_mean_change_percent": "%",
+        "rcbv_mean_change_percent": _("Change (%)"),
     }
     rows = rows_of(table)
     cells = {(row.region, row.name): row.value for row in rows}
@@ -221,11 +221,12 @@ def _about(comparison: Comparison, earlier_name: str, rcbv: Any) -> list[str]:
         _("{later}, compared with {earlier}.").format(later=rcbv.GetName(), earlier=earlier_name),
         _(
             "The earlier head was moved by {mm} mm and turned by {degrees}° onto this date's; {coverage} of the brain "
-            "lies in both. Look at the borders."
+            "lies in both, and the images agree with r = {agreement}. Look at the borders of the earlier map, too."
         ).format(
             mm=f"{found.displacement_mm:.1f}",
             degrees=f"{found.rotation_deg:.1f}",
             coverage=f"{found.quality.coverage:.0%}",
+            agreement=f"{found.quality.correlation:.2f}",
         ),
     ]
 

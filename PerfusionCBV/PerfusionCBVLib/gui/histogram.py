@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,14 +10,16 @@ import slicer
 from slicer.i18n import tr as _
 
 from PerfusionCBVLib.gui.measures import MAP_SHA256, SEGMENTATION, map_sha256, measures_node
-from PerfusionCBVLib.gui.output_nodes import INPUT, ROLE, made_of, outputs, place, study_item
+from PerfusionCBVLib.gui.output_nodes import INPUT, PREFIX, ROLE, made_of, outputs, place, study_item
 from PerfusionCBVLib.gui.plots import fill_table, plain_node, show_chart
 
 if TYPE_CHECKING:  # needs packages that may not be installed yet
-    from PerfusionCBVLib.measures.measure import RegionMeasures
+    from PerfusionCBVLib.measures.measure import Histogram, RegionMeasures
 
 HISTOGRAM, CHART = "histogram", "histogram plot"
 CENTRE = "rCBV"
+OUTSIDE = PREFIX + "Outside"
+"""By segment, what the plot can't show: the share of its volume beyond the bins, in words."""
 
 
 def publish_histogram(measured: Sequence[RegionMeasures], node: Any) -> Any:
@@ -41,11 +44,9 @@ def publish_histogram(measured: Sequence[RegionMeasures], node: Any) -> Any:
     columns = {CENTRE: (edges[:-1] + edges[1:]) / 2}
     columns |= {_column(name): histogram.percent for name, histogram in drawn.items()}
     fill_table(table, columns)
-    outside = [
-        f"{name}: {histogram.below:.1f} % below {edges[0]:g}, {histogram.above:.1f} % above {edges[-1]:g}"
-        for name, histogram in drawn.items()
-    ]
-    table.SetDescription("Per cent of the volume in each bin of rCBV. " + "; ".join(outside))
+    table.SetDescription("Per cent of each segment's volume in each bin of rCBV")
+    outside = {name: _outside(histogram) for name, histogram in drawn.items()}
+    table.SetAttribute(OUTSIDE, json.dumps(outside))
     table.SetAttribute(MAP_SHA256, map_sha256(outputs(node)["rcbv"]))
     place(table, study_item(node))
     return table
@@ -89,12 +90,12 @@ def draw(table: Any, measures: Any) -> None:
     chart = chart_node()
     unchanged = chart.StartModify()
     chart.RemoveAllPlotSeriesNodeIDs()
-    colours = _colours(measures)
+    colours, outside = _colours(measures), json.loads(table.GetAttribute(OUTSIDE) or "{}")
     names = [table.GetTable().GetColumnName(n) for n in range(1, table.GetNumberOfColumns())]
     for number, name in enumerate(names):
         title = name.removesuffix(_column(""))
         series = plain_node("vtkMRMLPlotSeriesNode", f"histogram {number}")
-        series.SetName(title)
+        series.SetName(f"{title}{outside.get(title, '')}")
         series.SetAndObserveTableNodeID(table.GetID())
         series.SetXColumnName(CENTRE)
         series.SetYColumnName(name)
@@ -110,7 +111,15 @@ def draw(table: Any, measures: Any) -> None:
     show_chart(chart)
 
 
+LEAST_TOLD = 0.5
+"""Per cent of a segment's volume beyond the bins, from which the legend says so."""
+
 _SPARE = ((0.11, 0.37, 0.61), (0.75, 0.22, 0.17), (0.17, 0.48, 0.24), (0.54, 0.43, 0.11))
+
+
+def _outside(histogram: Histogram) -> str:
+    parts = ((histogram.below, f"< {histogram.edges[0]:g}"), (histogram.above, f"> {histogram.edges[-1]:g}"))
+    return "".join(f", {percent:.0f} % {where}" for percent, where in parts if percent >= LEAST_TOLD)
 
 
 def _column(name: str) -> str:
@@ -121,4 +130,5 @@ def _colours(measures: Any) -> dict[str, tuple[float, float, float]]:
     segmentation = measures.GetNodeReference(SEGMENTATION) if measures is not None else None
     content = segmentation.GetSegmentation() if segmentation is not None else None
     found = [content.GetNthSegment(n) for n in range(content.GetNumberOfSegments())] if content is not None else []
-    return {segment.GetName(): segment.GetColor() for segment in found}
+    colours = {segment.GetName(): segment.GetColor() for segment in found}
+    return colours if len(set(colours.values())) == len(colours) else {}  # alike, they could not be told apart
