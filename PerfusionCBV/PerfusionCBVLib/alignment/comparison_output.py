@@ -15,6 +15,7 @@ from PerfusionCBVLib import __version__
 from PerfusionCBVLib.alignment.longitudinal import Comparison, date_volume
 from PerfusionCBVLib.alignment.picture import registration_picture
 from PerfusionCBVLib.alignment.rigid import write_itk_transform
+from PerfusionCBVLib.csv_cells import harmless
 from PerfusionCBVLib.measures.measurement import Measurement
 from PerfusionCBVLib.output import PROVENANCE, require_own_folder, whole_folder, write_json, write_nifti
 from PerfusionCBVLib.pictures import map_strips, symmetric_window, unit_text
@@ -69,7 +70,7 @@ def write_measurements(path: Path, measurements: Sequence[Measurement]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, [f.name for f in fields(Measurement)])
         writer.writeheader()
-        writer.writerows(asdict(m) for m in measurements)
+        writer.writerows({**asdict(m), "region": harmless(m.region)} for m in measurements)
 
 
 def comparison_picture(comparison: Comparison) -> Image.Image:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from PerfusionCBVLib import __version__
+from PerfusionCBVLib.csv_cells import harmless
 from PerfusionCBVLib.measures.histogram_picture import histogram_picture
 from PerfusionCBVLib.measures.measure import MeasureSettings, RegionMeasures
 from PerfusionCBVLib.output import whole_folder, write_json, write_nifti
@@ -112,7 +113,7 @@ def _write_csv(path: Path, measured: Sequence[RegionMeasures]) -> None:
                     "" if v is None or not np.isfinite(v) else f"{v:.6g}" for v in (row.value, row.standard_error)
                 )
                 value, error = numbers
-                writer.writerow((row.region, row.name, row.title, value, row.unit, error))
+                writer.writerow((harmless(row.region), row.name, row.title, value, row.unit, error))
 
 
 def _short(value: float) -> str:
