@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code (0 done, 2 usage, 3 input refused, 4 cancelled, 1 a fault of ours)."""
     options = _parser().parse_args(arguments)
     try:
-        return options.run(options)
+        with _ended_like_cancelled() if hasattr(options, "with_identifiers") else nullcontext():
+            return options.run(options)
     except PerfusionError as error:
         print(f"perfusion-cbv: {_sayable(error, options)}", file=sys.stderr)
         return error.exit_code
@@ -38,6 +42,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("perfusion-cbv: cancelled; nothing was written", file=sys.stderr)
         return Cancelled.exit_code
+
+
+@contextmanager
+def _ended_like_cancelled() -> Iterator[None]:
+    """Let a request to end (SIGTERM of a shutdown or a scheduler) clean up as Ctrl-C does.
+
+    Without it images of a patient would stay in the folder for temporary files.
+    """
+    if threading.current_thread() is not threading.main_thread():  # Python hears signals there only
+        yield
+        return
+    earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
 
 
 def _sayable(error: Exception, options: argparse.Namespace) -> str:

@@ -10,8 +10,9 @@ import copy
 import re
 import zipfile
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from PerfusionCBVLib.result import MapResult
@@ -120,12 +121,13 @@ def _unnamed_series(series: DynamicSeries) -> DynamicSeries:
         contrast_agent=_known_agent(series.acquisition.contrast_agent),
         sources={key: _renamed(source, new_names) for key, source in series.acquisition.sources.items()},
     )
-    unnamed = copy.copy(series)  # not `replace`, which would look through the whole signal again
+    unnamed = object.__new__(DynamicSeries)  # `replace` and `copy` would look through the whole signal again
     for name, value in {
+        **{each.name: getattr(series, each.name) for each in fields(series)},
         "acquisition": acquisition,
         "name": SERIES_NAME,
         "source": _source(series.input_sha256),
-        "input_sha256": {new_names[key]: value for key, value in series.input_sha256.items()},
+        "input_sha256": MappingProxyType({new_names[key]: value for key, value in series.input_sha256.items()}),
         "notes": tuple(_renamed(note, new_names) for note in series.notes),
     }.items():
         object.__setattr__(unnamed, name, value)
