@@ -1,7 +1,7 @@
 """What the guide takes from elsewhere in the repository when it is built, so that it can't go stale.
 
-The model cards from the weights' JSON, the developer guide from CONTRIBUTING.md, the pictures of README, and of the pages
-on scale and robustness those that are there.
+The model cards from the weights' JSON, the developer guide from CONTRIBUTING.md, the pictures of README, and those of
+the pages on scale and robustness that are there.
 """
 
 import json
@@ -134,9 +134,9 @@ def _calibration(card: dict) -> str:
     if not found:
         return ""
     return (
-        f"\nThe standard deviation of its map is put together of {found['own']:g} times its own, {found['scale']:.0%} of "
-        f"the value for the reference region, and {found['leakage']:.0%} of the corrected leakage; fitted on "
-        f"{found['patients']} other simulated patients.\n"
+        f"\nThe standard deviation of its map is put together of {found['own']:g} times its own, "
+        f"{found['scale']:.0%} of the value for the reference region, and {found['leakage']:.0%} of the "
+        f"corrected leakage; fitted on {found['patients']} other simulated patients.\n"
     )
 
 
