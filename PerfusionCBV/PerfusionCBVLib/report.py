@@ -34,7 +34,7 @@ from PerfusionCBVLib.pictures import (
 )
 from PerfusionCBVLib.result import MapResult
 from PerfusionCBVLib.whole_file import write_whole
-from PerfusionCBVLib.withheld import without_identifiers
+from PerfusionCBVLib.withheld import IDENTITY, without_identifiers
 
 __all__ = ["report_html", "summary_rows", "write_pictures", "write_report"]
 
@@ -113,6 +113,7 @@ def report_html(result: MapResult) -> str:
     description = escape(_sentence(result.maps["rcbv"].description))
     sections = [
         f"<h1>rCBV of {name}</h1>",
+        _identity_line(result.provenance.get(IDENTITY) or {}),
         f'<p class="method">Method: <strong>{escape(_method(result))}</strong>. {description}</p>',
         _first_lines(result),
         _maps_section(result, view),
@@ -197,6 +198,12 @@ def _method(result: MapResult) -> str:
     settings = result.provenance.get("settings")
     nested = settings.get("method") if isinstance(settings, Mapping) else None
     return str(result.provenance.get("method") or nested or "not stated")
+
+
+def _identity_line(identity: Mapping[str, str]) -> str:
+    """Return whose series it is, where that was asked for."""
+    known = [f"{escape(key)} <strong>{escape(value)}</strong>" for key, value in identity.items() if value]
+    return f'<p class="method">{", ".join(known)}</p>' if known else ""
 
 
 def _first_lines(result: MapResult) -> str:
@@ -367,7 +374,7 @@ def _acquisition_rows(result: MapResult) -> list[tuple[str, str, str, str]]:
 
 
 def _provenance_rows(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
-    shown_elsewhere = {"findings", "acquisition", "agreement"}
+    shown_elsewhere = {"findings", "acquisition", "agreement", IDENTITY}
     return list(_flat({key: value for key, value in provenance.items() if key not in shown_elsewhere}))
 
 
