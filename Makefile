@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Without a GPU an open torch range would install gigabytes of CUDA libraries; this release has a CPU build.
 TORCH  ?= torch==2.13.0
 
-.PHONY: install demo test check format benchmark screenshots clean
+.PHONY: install demo test check format benchmark screenshots docs sbom clean
 
 install: $(VENV)/.installed
 
@@ -13,7 +13,7 @@ $(VENV)/.installed: pyproject.toml Makefile
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, found " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet '$(TORCH)'
-	$(BIN)/python -m pip install --quiet --editable '.[networks,train,report,dicom,slicer,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[networks,train,report,dicom,slicer,docs,dev]'
 	touch $@
 
 demo: install
@@ -38,5 +38,13 @@ benchmark: install
 screenshots: install
 	QT_QPA_PLATFORM=offscreen $(BIN)/python Testing/screenshots.py
 
+# The guide as web pages in site/; open site/index.html.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+# What runs when this program runs: packages with versions and licences, weights with hashes.
+sbom: install
+	$(BIN)/python Testing/make_sbom.py sbom.cdx.json
+
 clean:
-	rm -rf $(VENV) demo-output build *.egg-info PerfusionCBV/*.egg-info
+	rm -rf $(VENV) demo-output site sbom.cdx.json build *.egg-info PerfusionCBV/*.egg-info

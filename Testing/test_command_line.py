@@ -151,9 +151,12 @@ def test_a_resting_state_series_is_refused_by_map_and_check(capsys, head, tmp_pa
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda folder: folder / "nothing.nii.gz", ["nothing.nii.gz"]),
-        (lambda folder: (folder / "text.nii.gz").write_text("no image", "utf-8") and folder / "text.nii.gz", ["text"]),
-        (lambda folder: (folder / "empty").mkdir() or folder / "empty", ["empty"]),
+        (lambda folder: folder / "nothing.nii.gz", ["no file or folder INPUT."]),
+        (
+            lambda folder: (folder / "text.nii.gz").write_text("no image", "utf-8") and folder / "text.nii.gz",
+            ["INPUT is truncated"],
+        ),
+        (lambda folder: (folder / "empty").mkdir() or folder / "empty", ["The folder", "is empty"]),
     ],
     ids=["missing", "not an image", "empty folder"],
 )
@@ -244,7 +247,7 @@ def test_as_a_process(nifti, tmp_path):
     good = subprocess.run([*command, str(nifti)], capture_output=True, text=True, check=False)
     assert (good.returncode, good.stderr) == (0, "")
     bad = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, check=False)
-    refused(bad.returncode, bad.stderr, tmp_path.name)
+    refused(bad.returncode, bad.stderr, "The folder INPUT is empty", "--with-identifiers")
 
 
 def test_demo_maps_with_the_network_and_writes_the_classical_map_beside_it(capsys, tmp_path):
@@ -299,7 +302,10 @@ def test_measure_follows_its_options_and_prints_json(capsys, written, labels, tm
 def test_measure_refuses_what_it_cannot_measure_in_one_line(capsys, written, labels, head, tmp_path):
     out = tmp_path / "out"
     refused(*run(capsys, "measure", tmp_path, "--regions", labels, "--output", out)[::2], "provenance.json", "map")
-    refused(*run(capsys, "measure", written, "--regions", written / "none.nii.gz", "--output", out)[::2], "none")
+    refused(
+        *run(capsys, "measure", written, "--regions", written / "none.nii.gz", "--output", out)[::2],
+        "--regions is missing",
+    )
     other = tmp_path / "t1.nii.gz"
     nib.save(nib.Nifti1Image(np.ones((40, 40, 40), np.uint8), np.eye(4)), other)
     refused(*run(capsys, "measure", written, "--regions", other, "--output", out)[::2], "grid", "--anatomy")

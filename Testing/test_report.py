@@ -70,7 +70,7 @@ def make_result(affine=RAS, *, network=False, **changes) -> MapResult:
 
 
 def page(result, folder) -> str:
-    return write_report(result, folder / "report.html").read_text(encoding="utf-8")
+    return write_report(result, folder / "report.html", with_identifiers=True).read_text(encoding="utf-8")
 
 
 def colour_of(value: float, table: str, high: float = 4.0) -> np.ndarray:

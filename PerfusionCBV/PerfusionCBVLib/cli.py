@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +17,62 @@ import numpy as np
 from PerfusionCBVLib import __version__, check, cli_results, compute_maps, load_series, write_result
 from PerfusionCBVLib.arterial import ArterialRequest, read_arterial_curve
 from PerfusionCBVLib.errors import Cancelled, ModelError, PerfusionError, UsageError
+from PerfusionCBVLib.identity import read_identity
 from PerfusionCBVLib.masking import read_mask
 from PerfusionCBVLib.networks.cards import ARCHITECTURES, known_networks, read_card
 from PerfusionCBVLib.result import MapResult
 from PerfusionCBVLib.series import DynamicSeries
 from PerfusionCBVLib.settings import DECONVOLUTIONS, METHODS, Settings
 from PerfusionCBVLib.terminal import ProgressBar, print_warnings
+from PerfusionCBVLib.withheld import IDENTITY, withhold, without_identifiers
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code (0 done, 2 usage, 3 input refused, 4 cancelled, 1 a fault of ours)."""
     options = _parser().parse_args(arguments)
     try:
-        return options.run(options)
+        with _ended_like_cancelled() if hasattr(options, "with_identifiers") else nullcontext():
+            return options.run(options)
     except PerfusionError as error:
-        print(f"perfusion-cbv: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"perfusion-cbv: {_sayable(error, options)}", file=sys.stderr)
         return error.exit_code
     except OSError as error:  # a full disk, a folder that may not be written
-        print(f"perfusion-cbv: stopped: {error}", file=sys.stderr)
+        print(f"perfusion-cbv: stopped: {_sayable(error, options)}", file=sys.stderr)
         return PerfusionError.exit_code
     except KeyboardInterrupt:
         print("perfusion-cbv: cancelled; nothing was written", file=sys.stderr)
         return Cancelled.exit_code
+
+
+@contextmanager
+def _ended_like_cancelled() -> Iterator[None]:
+    """Let a request to end (SIGTERM of a shutdown or a scheduler) clean up as Ctrl-C does.
+
+    Without it images of a patient would stay in the folder for temporary files.
+    """
+    if threading.current_thread() is not threading.main_thread():  # Python hears signals there only
+        yield
+        return
+    earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+
+
+def _sayable(error: Exception, options: argparse.Namespace) -> str:
+    """Return an error's message on one line, with names of the input only where they were asked for."""
+    text = " ".join(str(error).split())
+    if getattr(options, "with_identifiers", True):  # commands without the option read no patient's files
+        return text
+    given = {key: value for key, value in vars(options).items() if key != "output" and isinstance(value, str | Path)}
+    paths = {_role(key): Path(value) for key, value in given.items() if isinstance(value, Path) or key == "aif"}
+    return withhold(text, paths)
+
+
+def _role(key: str) -> str:
+    """Return how the help text calls an option that holds a path."""
+    return key.upper() if key in ("input", *cli_results.POSITIONAL) else f"--{key.replace('_', '-')}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,11 +111,15 @@ def _parser() -> argparse.ArgumentParser:
         "--deconvolution", choices=DECONVOLUTIONS, default=Settings.deconvolution, help="default: %(default)s"
     )
     map_.add_argument("--json", action="store_true", help="print a summary as JSON")
+    cli_results.add_identifier_option(
+        map_, "keep names of files and series, and of patient and study where DICOM has them"
+    )
     map_.set_defaults(run=_map)
 
     check_ = commands.add_parser("check", help="say what is noteworthy about a series; make no map")
     _add_input(check_)
     check_.add_argument("--json", action="store_true", help="print the findings as JSON")
+    cli_results.add_identifier_option(check_)
     check_.set_defaults(run=_check)
 
     cli_results.add_commands(commands)
@@ -144,7 +185,7 @@ def _demo(options: argparse.Namespace) -> int:
         progress(0.0, "Simulating a patient")
         subject = simulate(demo_parameters())
         result = compute_maps(subject.series, progress=progress)
-        written = write_result(result, options.output)
+        written = write_result(result, options.output, with_identifiers=True)  # nobody's
     _print_summary(result, options.output)
     print(f"Open {options.output / 'report.html'} in a browser ({len(written)} files written).")
     return 0
@@ -162,7 +203,11 @@ def _map(options: argparse.Namespace) -> int:
         aif = _arterial_request(options, series)
         result = compute_maps(series, settings, mask=mask, reference=reference, aif=aif, progress=progress)
         progress(0.95, "Writing")
-        written = write_result(result, options.output)
+        if not options.with_identifiers:
+            result = without_identifiers(result)
+        elif any(key.startswith("dicom:") for key in series.input_sha256):
+            result.provenance[IDENTITY] = read_identity(options.input, result.provenance)
+        written = write_result(result, options.output, with_identifiers=options.with_identifiers)
     if options.json:
         keys = ("summary", "reference", "bolus", "findings", "agreement", "familiarity", "arterial_input", "flow")
         summary = {key: result.provenance.get(key) for key in keys}

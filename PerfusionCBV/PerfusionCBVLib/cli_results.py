@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PerfusionCBVLib.alignment.volume import read_volume
+from PerfusionCBVLib.alignment.volume import Volume, read_volume
 from PerfusionCBVLib.dicom_out import command as dicom_command
 from PerfusionCBVLib.errors import UsageError
 from PerfusionCBVLib.output import PROVENANCE, as_json, require_own_folder
@@ -18,6 +20,16 @@ from PerfusionCBVLib.terminal import ProgressBar, print_warnings
 if TYPE_CHECKING:
     from PerfusionCBVLib.alignment.registration import Registration
     from PerfusionCBVLib.measures.regions import Region
+
+
+POSITIONAL = ("maps", "earlier", "later")
+
+
+def add_identifier_option(
+    parser: argparse.ArgumentParser, what: str = "let names of files and folders through"
+) -> None:
+    """Give a command that reads a patient's files the one switch that lets names through, see `withheld`."""
+    parser.add_argument("--with-identifiers", action="store_true", help=f"{what}; otherwise nothing names the patient")
 
 
 def add_commands(commands: Any) -> None:
@@ -37,6 +49,7 @@ def add_commands(commands: Any) -> None:
     _add_anatomy(measure, required=False)
     measure.add_argument("--mirror", action="store_true", help="compare each region with its mirror image in the brain")
     measure.add_argument("--json", action="store_true", help="print the measures as JSON")
+    add_identifier_option(measure)
     measure.set_defaults(run=_measure)
 
     report = commands.add_parser("report", help="write one page about maps for the referrer, with measures of regions")
@@ -47,12 +60,14 @@ def add_commands(commands: Any) -> None:
     report.add_argument(
         "--name-from", type=Path, metavar="DICOM", help="name patient and study on the page, from the maps' own series"
     )
+    add_identifier_option(report, "name patient and study as `map --with-identifiers` kept them")
     report.set_defaults(run=_report)
 
     overlay = commands.add_parser("overlay", help="register the maps of one series to an anatomical volume")
     overlay.add_argument("maps", type=Path, metavar="MAPS", help="folder that `map` wrote")
     _add_anatomy(overlay, required=True)
     overlay.add_argument("--output", type=Path, required=True, metavar="DIR")
+    add_identifier_option(overlay)
     overlay.set_defaults(run=_overlay)
 
     compare = commands.add_parser("compare", help="compare the maps of two dates of one patient")
@@ -69,9 +84,11 @@ def add_commands(commands: Any) -> None:
         help="whose reference region is 1 in both maps; own: each date's (default)",
     )
     compare.add_argument("--output", type=Path, required=True, metavar="DIR")
+    add_identifier_option(compare)
     compare.set_defaults(run=_compare)
     dicom = commands.add_parser("dicom", help="make DICOM objects of maps; send them when asked for")
     dicom_command.add_arguments(dicom)
+    add_identifier_option(dicom, "let names of files and folders into messages; the objects hold the patient's anyway")
     dicom.set_defaults(run=_dicom)
 
 
@@ -95,12 +112,15 @@ def _measure(options: argparse.Namespace) -> int:
     settings = MeasureSettings(options.hot_spot_area, (low, high))
     with ProgressBar() as progress:
         progress(0.0, "Reading")
-        result = read_result(options.maps)
+        result = read_result(options.maps, with_identifiers=options.with_identifiers)
         regions, registration = _regions(options, result, part(progress, 0.0, 0.5))
         measured = measure_regions(regions, result, settings, mirrors=options.mirror, progress=part(progress, 0.5, 1.0))
         source = {
-            "maps": {"folder": str(options.maps), "provenance_sha256": sha256_of_file(options.maps / PROVENANCE)},
-            "regions": {"file": options.regions.name, "sha256": sha256_of_file(options.regions)},
+            "maps": {"folder": result.origin, "provenance_sha256": sha256_of_file(options.maps / PROVENANCE)},
+            "regions": {
+                "file": options.regions.name if options.with_identifiers else None,
+                "sha256": sha256_of_file(options.regions),
+            },
             "registration": None if registration is None else registration.as_dict(),
             "provenance": result.provenance,
         }
@@ -115,7 +135,7 @@ def _measure(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from PerfusionCBVLib.identity import read_identity
+    from PerfusionCBVLib.identity import kept_identity, read_identity
     from PerfusionCBVLib.measures.measure import measure_regions
     from PerfusionCBVLib.one_page import Reading, write_page
 
@@ -123,10 +143,14 @@ def _report(options: argparse.Namespace) -> int:
         raise UsageError("--anatomy says where --regions were drawn; pass both or neither.")
     with ProgressBar() as progress:
         progress(0.0, "Reading")
-        result = read_result(options.maps)
+        result = read_result(options.maps, with_identifiers=options.with_identifiers)
+        identity = {}
+        if options.name_from is not None:
+            identity = read_identity(options.name_from, result.provenance)
+        elif options.with_identifiers:
+            identity = kept_identity(result.provenance)
         regions = () if options.regions is None else _regions(options, result, part(progress, 0.0, 0.5))[0]
         measured = measure_regions(regions, result, progress=part(progress, 0.5, 0.8))
-        identity = {} if options.name_from is None else read_identity(options.name_from, result.provenance)
         reading = Reading(
             result=result,
             regions={region.name: region.mostly for region in regions},
@@ -149,11 +173,26 @@ def _regions(
 
     if options.anatomy is None:
         return read_regions(options.regions, result.mask.shape, result.affine), None
-    anatomy = read_volume(options.anatomy, series_uid=options.anatomy_uid)
+    anatomy = _anatomy(options)
     drawn = read_regions(options.regions, anatomy.values.shape, anatomy.affine)
     regions, registration = regions_on_maps(drawn, anatomy, result, progress)
     print_warnings(registration.findings)
     return regions, registration
+
+
+def _anatomy(options: argparse.Namespace) -> Volume:
+    return _called(read_volume(options.anatomy, series_uid=options.anatomy_uid), "anatomy", options)
+
+
+def _called(volume: Volume, role: str, options: argparse.Namespace) -> Volume:
+    """Return a volume that goes by its role instead of its file's or series' name, unless names were asked for."""
+    if options.with_identifiers:
+        return volume
+    return replace(volume, name=role, input_sha256=_by_role(role, volume.input_sha256))
+
+
+def _by_role(role: str, hashes: Mapping[str, str]) -> dict[str, str]:
+    return {f"{role}-{count}": value for count, value in enumerate(hashes.values(), start=1)}
 
 
 def _overlay(options: argparse.Namespace) -> int:
@@ -162,8 +201,8 @@ def _overlay(options: argparse.Namespace) -> int:
     require_own_folder(options.output, "overlay")
     with ProgressBar() as progress:
         progress(0.0, "Reading")
-        result = read_result(options.maps)
-        anatomy = read_volume(options.anatomy, series_uid=options.anatomy_uid)
+        result = read_result(options.maps, with_identifiers=options.with_identifiers)
+        anatomy = _anatomy(options)
         overlay = make_overlay(result, anatomy, progress)
         write_overlay(overlay, result, options.output)
     found = overlay.registration
@@ -186,11 +225,17 @@ def _compare(options: argparse.Namespace) -> int:
     require_own_folder(options.output, "compare")
     with ProgressBar() as progress:
         progress(0.0, "Reading")
-        earlier, later = read_result(options.earlier), read_result(options.later)
-        anatomy = None if options.anatomy is None else read_volume(options.anatomy, series_uid=options.anatomy_uid)
+        earlier, later = (
+            read_result(folder, with_identifiers=options.with_identifiers)
+            for folder in (options.earlier, options.later)
+        )
+        anatomy = None if options.anatomy is None else _anatomy(options)
         regions = None
         if options.regions is not None:
             regions = read_drawn(options.regions, later.mask.shape, later.affine, anatomy)
+            if not options.with_identifiers:
+                hashes = _by_role("regions", regions.source["sha256"])
+                regions = replace(regions, source={"name": "regions", "sha256": hashes})
         comparison = compare(earlier, later, anatomy=anatomy, regions=regions, scale=options.scale, progress=progress)
         write_comparison(comparison, options.output)
     print_warnings(comparison.findings)

@@ -65,7 +65,7 @@ def convert(series: SeriesHeaders, grid: FrameGrid) -> tuple[np.ndarray, np.ndar
         if len(images) != 1:
             what = "no image" if not images else f"{len(images)} separate images"
             raise UnreadableInputError(
-                f"dcm2niix made {what} of the series {series.description!r}{_complaint(output)}. Check that the series "
+                f"dcm2niix made {what} of the series with UID {series.uid}{_complaint(output)}. Check that the series "
                 "holds one echo and one image type and is complete, or convert it to NIfTI yourself."
             )
         _, signal, affine, _ = read_nifti(images[0])

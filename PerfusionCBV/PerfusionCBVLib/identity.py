@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from PerfusionCBVLib.errors import UsageError
+from PerfusionCBVLib.withheld import IDENTITY
+
 FIELDS = {
     "Patient": "PatientName",
     "ID": "PatientID",
@@ -33,10 +36,27 @@ def read_identity(source: Path, provenance: Mapping[str, Any]) -> dict[str, str]
     InputRefusedError
         Not the series that the maps were made from.
     """
-    from PerfusionCBVLib.dicom_out.source import read_source  # pydicom only where DICOM is read
+    from PerfusionCBVLib.dicom_out.source import read_header  # pydicom only where DICOM is read
 
-    header = read_source(source, provenance).headers[0]
+    header = read_header(source, provenance)
     return {title: readable(title, str(header.get(keyword, "") or "")) for title, keyword in FIELDS.items()}
+
+
+def kept_identity(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """Return what `map --with-identifiers` kept of patient and study, for the page.
+
+    Raises
+    ------
+    UsageError
+        It kept nothing.
+    """
+    kept = provenance.get(IDENTITY)
+    if not kept:
+        raise UsageError(
+            "These maps don't know whose they are: they were made without --with-identifiers, or not from DICOM. Name "
+            "their DICOM series with --name-from."
+        )
+    return dict(kept)
 
 
 def readable(title: str, value: str) -> str:

@@ -69,7 +69,7 @@ def load_dicom(
     frames = len(grid.frames[0])
     if frames < MINIMUM_FRAMES:
         raise TimingError(
-            f"The series {series.description!r} has {frames} frames; at least {MINIMUM_FRAMES} are needed to see a "
+            f"The series {_label(series)} has {frames} frames; at least {MINIMUM_FRAMES} are needed to see a "
             "baseline, the bolus and its tail. Choose the dynamic (perfusion) series, or check that the "
             "export is complete."
         )
@@ -134,7 +134,7 @@ def choose_series(found: list[SeriesHeaders], series_uid: str | None) -> tuple[S
         left = "; ".join(_label(other) for other in found if other is not one)
         notes.append(f"Of {len(found)} series, {_label(one)} was read. Left: {left}.")
     if kind := _looks_like(one):
-        notes.append(f"The description {one.description!r} suggests {kind}, not DSC perfusion.")
+        notes.append(f"The series' description suggests {kind}, not DSC perfusion.")
     return one, notes
 
 
@@ -185,11 +185,14 @@ def _looks_like(series: SeriesHeaders) -> str | None:
 
 
 def _label(series: SeriesHeaders) -> str:
+    """Return how to tell a series from others without its description, in which people write names."""
     count = number(series.header, "SeriesNumber")
     frames = series.time_points()
+    kind = "DSC perfusion" if _is_perfusion(series) else _looks_like(series)
+    described = f"described as {kind}, " if kind else ""
     return (
-        f"{'' if count is None else f'number {count:g} '}{series.description!r} "
-        f"({frames} frame{'s' if frames != 1 else ''}, UID {series.uid})"
+        f"{'without number' if count is None else f'number {count:g}'} "
+        f"({described}{frames} frame{'s' if frames != 1 else ''}, UID {series.uid})"
     )
 
 

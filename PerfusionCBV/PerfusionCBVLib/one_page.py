@@ -19,6 +19,7 @@ from PerfusionCBVLib.measures.measurement import Measurement, key_measurements
 from PerfusionCBVLib.pictures import REGION_COLOURS, SliceView, inline_picture, reading_picture, slice_view, unit_text
 from PerfusionCBVLib.report import REFERENCE_TEXT, by_gravity
 from PerfusionCBVLib.settings import METHOD_TITLES, NETWORK_METHODS
+from PerfusionCBVLib.whole_file import write_whole
 
 if TYPE_CHECKING:
     from PerfusionCBVLib.pictures import AnyResult
@@ -97,14 +98,11 @@ def write_page(reading: Reading, path: Path | str) -> Path:
         Another suffix, or a PDF without WeasyPrint.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
     if path.suffix == ".html":
-        partial.write_text(page_html(reading), encoding="utf-8")
-    elif path.suffix == ".pdf":
-        partial.write_bytes(_pdf(reading))
-    else:
-        raise PerfusionError(f"{path.name} is neither .pdf nor .html; name the page with one of these endings.")
-    return partial.replace(path)
+        return write_whole(path, page_html(reading).encode())
+    if path.suffix == ".pdf":
+        return write_whole(path, _pdf(reading))
+    raise PerfusionError(f"{path.name} is neither .pdf nor .html; name the page with one of these endings.")
 
 
 def page_html(reading: Reading, size: tuple[int, float] = SIZES[0]) -> str:
@@ -284,8 +282,10 @@ def _pdf(reading: Reading) -> bytes:
             f"A PDF needs WeasyPrint with the Pango library ({error}). Install 'perfusion-cbv[report]' and Pango, or "
             "write an .html and print it from a browser."
         ) from error
+    # The page holds all that it shows; WeasyPrint must not follow an address that came in with a name.
+    fetcher = weasyprint.urls.URLFetcher(allowed_protocols=("data",))
     for size in SIZES:
-        document: Any = weasyprint.HTML(string=page_html(reading, size)).render()
+        document: Any = weasyprint.HTML(string=page_html(reading, size), url_fetcher=fetcher).render()
         if len(document.pages) == 1:
             break
     return bytes(document.write_pdf())

@@ -19,6 +19,7 @@ from PerfusionCBVLib.arterial import write_arterial_input
 from PerfusionCBVLib.errors import UnreadableInputError, UsageError
 from PerfusionCBVLib.report import write_pictures, write_report
 from PerfusionCBVLib.result import MapResult
+from PerfusionCBVLib.withheld import without_identifiers
 
 PROVENANCE = "provenance.json"
 CURVES = "curves.csv"
@@ -26,13 +27,16 @@ REGISTRATION = "registration.json"
 RECORDS = (PROVENANCE, REGISTRATION)
 
 
-def write_result(result: MapResult, folder: Path | str) -> list[Path]:
+def write_result(result: MapResult, folder: Path | str, *, with_identifiers: bool = False) -> list[Path]:
     """Write maps, baseline, masks, mean curves, provenance, pictures and report into a folder; return their paths.
 
     Everything is written beside the folder first and moved in when complete, so that a full disk or a cancelled run
     leaves no half result. Files of an earlier result in the same folder are replaced or removed; others are kept.
+
+    Names of input files, free text of headers and the patient are left out, unless `with_identifiers`; see `withheld`.
     """
     folder = Path(folder)
+    result = result if with_identifiers else without_identifiers(result)
     with whole_folder(folder, PROVENANCE) as fresh:
         affine = result.series.affine
         for name, map_ in result.maps.items():
@@ -48,7 +52,7 @@ def write_result(result: MapResult, folder: Path | str) -> list[Path]:
                 write_nifti(fresh / "aif_mask.nii.gz", result.arterial.mask.astype(np.uint8), affine)
         _write_curves(fresh / CURVES, result)
         write_pictures(result, fresh)
-        write_report(result, fresh / "report.html")
+        write_report(result, fresh / "report.html", with_identifiers=with_identifiers)
         names = sorted(path.name for path in fresh.iterdir())
         maps = {name: {"unit": map_.unit, "description": map_.description} for name, map_ in result.maps.items()}
         provenance = {**result.provenance, "maps": maps, "files": [*names, PROVENANCE]}

@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from PerfusionCBVLib.charts import nice_ticks
 from PerfusionCBVLib.colours import TableName, apply, colour_table
+from PerfusionCBVLib.whole_file import write_whole
 
 if TYPE_CHECKING:
     from PerfusionCBVLib.result import MapResult
@@ -328,9 +329,9 @@ def write_pictures(result: AnyResult, folder: Path | str) -> list[Path]:
     if "rcbv_classical" in result.maps:
         pictures["comparison.png"] = comparison_picture(result)
     for name, picture in pictures.items():
-        partial = folder / f".{name}.partial"
-        picture.save(partial, format="PNG")
-        partial.replace(folder / name)
+        content = io.BytesIO()
+        picture.save(content, format="PNG")
+        write_whole(folder / name, content.getvalue())
     return [folder / name for name in pictures]
 
 

@@ -33,6 +33,8 @@ from PerfusionCBVLib.pictures import (
     write_pictures,
 )
 from PerfusionCBVLib.result import MapResult
+from PerfusionCBVLib.whole_file import write_whole
+from PerfusionCBVLib.withheld import IDENTITY, without_identifiers
 
 __all__ = ["report_html", "summary_rows", "write_pictures", "write_report"]
 
@@ -86,7 +88,7 @@ background:#fff;border-top:1px solid #7a1f1f}main{padding-bottom:40px}*{print-co
 """
 
 
-def write_report(result: MapResult, path: Path | str) -> Path:
+def write_report(result: MapResult, path: Path | str, *, with_identifiers: bool = False) -> Path:
     """Write one self-contained HTML page about a result; return its path.
 
     Parameters
@@ -97,20 +99,21 @@ def write_report(result: MapResult, path: Path | str) -> Path:
         place, everything else stands in the settings table.
     path : Path or str
         Usually ``report.html``, in an existing folder. An existing file is replaced, whole or not at all.
+    with_identifiers : bool
+        Whether names of files and series may stand on the page, see `withheld`.
     """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(report_html(result), encoding="utf-8")
-    return partial.replace(path)
+    shown = result if with_identifiers else without_identifiers(result)
+    return write_whole(Path(path), report_html(shown).encode())
 
 
 def report_html(result: MapResult) -> str:
-    """Return the page that `write_report` writes."""
+    """Return the page that `write_report` writes, with all names that the result holds."""
     view = slice_view(result.affine, result.mask)
     name = escape(result.series.name)
     description = escape(_sentence(result.maps["rcbv"].description))
     sections = [
         f"<h1>rCBV of {name}</h1>",
+        _identity_line(result.provenance.get(IDENTITY) or {}),
         f'<p class="method">Method: <strong>{escape(_method(result))}</strong>. {description}</p>',
         _first_lines(result),
         _maps_section(result, view),
@@ -195,6 +198,12 @@ def _method(result: MapResult) -> str:
     settings = result.provenance.get("settings")
     nested = settings.get("method") if isinstance(settings, Mapping) else None
     return str(result.provenance.get("method") or nested or "not stated")
+
+
+def _identity_line(identity: Mapping[str, str]) -> str:
+    """Return whose series it is, where that was asked for."""
+    known = [f"{escape(key)} <strong>{escape(value)}</strong>" for key, value in identity.items() if value]
+    return f'<p class="method">{", ".join(known)}</p>' if known else ""
 
 
 def _first_lines(result: MapResult) -> str:
@@ -365,7 +374,7 @@ def _acquisition_rows(result: MapResult) -> list[tuple[str, str, str, str]]:
 
 
 def _provenance_rows(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
-    shown_elsewhere = {"findings", "acquisition", "agreement"}
+    shown_elsewhere = {"findings", "acquisition", "agreement", IDENTITY}
     return list(_flat({key: value for key, value in provenance.items() if key not in shown_elsewhere}))
 
 

@@ -14,8 +14,10 @@ import numpy as np
 from PerfusionCBVLib import __version__
 from PerfusionCBVLib.errors import GeometryError, UnreadableInputError
 from PerfusionCBVLib.findings import Finding
+from PerfusionCBVLib.load_common import sha256_of_file
 from PerfusionCBVLib.output import CURVES, PROVENANCE
 from PerfusionCBVLib.series import ParameterMap
+from PerfusionCBVLib.withheld import unnamed_provenance
 
 GRID_TOLERANCE_MM = 1e-3
 
@@ -27,7 +29,7 @@ class StoredResult:
     Attributes
     ----------
     origin : str
-        The folder, or the node in Slicer.
+        The folder, or where that may not be named the hash of its provenance; the node in Slicer.
     affine : (4, 4) array
         Voxel index to RAS, mm.
     maps : dict of str to ParameterMap
@@ -56,8 +58,14 @@ class StoredResult:
     provenance: dict[str, Any]
 
 
-def read_result(folder: Path | str) -> StoredResult:
+def read_result(folder: Path | str, *, with_identifiers: bool = False) -> StoredResult:
     """Return the result that `map` (or `write_result`) left in a folder.
+
+    Parameters
+    ----------
+    folder : Path or str
+    with_identifiers : bool
+        Whether names may pass: the folder's and those that `map` was told to keep, see `withheld`.
 
     Raises
     ------
@@ -68,6 +76,8 @@ def read_result(folder: Path | str) -> StoredResult:
     """
     folder = Path(folder)
     provenance = _provenance(folder)
+    if not with_identifiers:
+        provenance = unnamed_provenance(provenance)
     baseline, affine = read_map_file(folder / "baseline.nii.gz")
     maps = {}
     for name, facts in provenance["maps"].items():
@@ -76,7 +86,7 @@ def read_result(folder: Path | str) -> StoredResult:
     has_reference = "reference.nii.gz" in provenance["files"]
     times_s, curves_per_s = _curves(folder / CURVES)
     return StoredResult(
-        origin=str(folder),
+        origin=str(folder) if with_identifiers else f"SHA-256 of its provenance {sha256_of_file(folder / PROVENANCE)}",
         affine=affine,
         maps=maps,
         baseline=baseline,

@@ -186,7 +186,7 @@ def _read_dicom(folder: Path, series_uid: str | None) -> Volume:
         wanted = f"no DICOM series {series_uid}" if series_uid else "no DICOM images"
         raise UnreadableInputError(f"The folder {folder.name} holds {wanted}; {_KINDS} is needed.")
     if len(found) > 1:
-        listed = "; ".join(f"{one.description}, {len(one.files)} files, {one.uid}" for one in found[:6])
+        listed = "; ".join(f"{len(one.files)} files, UID {one.uid}" for one in found[:6])
         raise UnreadableInputError(
             f"The folder {folder.name} holds {len(found)} DICOM series ({listed}). Pass a folder with one of them."
         )
@@ -200,7 +200,7 @@ def _read_dicom(folder: Path, series_uid: str | None) -> Volume:
         image = reader.Execute()
     except RuntimeError as error:
         raise UnreadableInputError(
-            f"The DICOM series {series.description!r} in {folder.name} can't be read. Export it again, or convert it "
+            f"The DICOM series with UID {series.uid} in {folder.name} can't be read. Export it again, or convert it "
             "to NIfTI."
         ) from error
     return _from_itk(image, series.description, {series.uid: series.sha256})
@@ -212,22 +212,22 @@ def _ordered_files(series: SeriesHeaders, folder: str) -> list[Path]:
         raise GeometryError(f"Some images in {folder} give no position or orientation. Export the original series.")
     if len({frame.file for frame in series.frames}) < len(series.frames):
         raise UnreadableInputError(
-            f"The series {series.description!r} in {folder} is an enhanced multi-frame DICOM object; convert it to "
+            f"The series with UID {series.uid} in {folder} is an enhanced multi-frame DICOM object; convert it to "
             "NIfTI (dcm2niix), or export it as single images."
         )
     orientations = np.array([frame.orientation for frame in series.frames], dtype=np.float64)
     by_position = series.slice_positions()
     if np.ptp(orientations, axis=0).max() > 1e-3 or max(len(frames) for frames in by_position.values()) > 1:
         raise GeometryError(
-            f"The series {series.description!r} in {folder} is no single volume of parallel slices (several echoes, "
+            f"The series with UID {series.uid} in {folder} is no single volume of parallel slices (several echoes, "
             "times or orientations). Choose a single anatomical volume."
         )
     positions_mm = np.array(list(by_position))
     gaps_mm = np.diff(positions_mm)
     if gaps_mm.size and np.ptp(gaps_mm) > 0.05 * float(np.median(gaps_mm)):
         raise GeometryError(
-            f"Slices of {series.description!r} in {folder} are missing or unevenly spaced: {gaps_mm.min():.2f} to "
-            f"{gaps_mm.max():.2f} mm apart. Export the complete series."
+            f"Slices of the series with UID {series.uid} in {folder} are missing or unevenly spaced: "
+            f"{gaps_mm.min():.2f} to {gaps_mm.max():.2f} mm apart. Export the complete series."
         )
     return [frames[0].file for frames in by_position.values()]
 

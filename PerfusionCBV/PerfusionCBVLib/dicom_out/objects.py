@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,6 +23,7 @@ from PerfusionCBVLib.output import PROVENANCE
 from PerfusionCBVLib.progress import Progress, silent
 
 if TYPE_CHECKING:
+    from PerfusionCBVLib.dicom_out.common import Author
     from PerfusionCBVLib.pictures import AnyResult
 
 CAPTURED = ("rcbv", "rcbv_classical")
@@ -101,12 +103,22 @@ def make_objects(
     """
     require_packages()
     from PerfusionCBVLib.dicom_out.common import Author
+
+    with warnings.catch_warnings():
+        # highdicom remarks on names without a given name, and repeats them.
+        warnings.filterwarnings("ignore", "The string .* is unlikely to represent the intended person name")
+        return _made_by(Author(result, source, made), segments, measures, progress)
+
+
+def _made_by(
+    author: Author, segments: Sequence[Region], measures: Sequence[Measurement], progress: Progress
+) -> list[DicomObject]:
     from PerfusionCBVLib.dicom_out.parametric_map import parametric_map
     from PerfusionCBVLib.dicom_out.secondary_capture import secondary_captures
     from PerfusionCBVLib.dicom_out.segmentation import all_segments, segmentation
     from PerfusionCBVLib.dicom_out.structured_report import segment_numbers, structured_report
 
-    author = Author(result, source, made)
+    result = author.result
     regions = all_segments(author, segments)
     segment_numbers(measures, regions)  # refused before the work
     objects = []

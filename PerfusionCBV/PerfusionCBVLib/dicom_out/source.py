@@ -190,6 +190,27 @@ def read_source(
     return Source(images, time + 1, time_points)
 
 
+def read_header(path: Path | str, provenance: Mapping[str, Any]) -> Dataset:
+    """Return the header of an image of the series that a result was made from.
+
+    Raises
+    ------
+    UnreadableInputError
+        Not readable, or not that series.
+    """
+    with _series_files(Path(path)) as files:
+        series = _find(read_headers(files), provenance, converted_elsewhere=False, series_uid=None)
+        file = series.files[min(series.files)]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # pydicom remarks on odd but legible values
+                header = pydicom.dcmread(file, stop_before_pixels=True)
+                header.decode()
+        except PARSE_ERRORS as error:
+            raise UnreadableInputError(f"The header of {file.name} can't be used. Export the series again.") from error
+    return header
+
+
 @contextmanager
 def _series_files(path: Path) -> Iterator[list[Path]]:
     if not path.exists():
@@ -221,7 +242,7 @@ def _find(
     (uid, sha256), *_ = expected.items()
     series = next((one for one in found if one.uid == uid), None)
     if series is None:
-        there = "; ".join(f"{one.description!r}, UID {one.uid}" for one in found) or "no image series"
+        there = ", ".join(f"UID {one.uid}" for one in found) or "no image series"
         raise UnreadableInputError(
             f"The maps were made from the DICOM series with UID {uid}; found: {there}. Pass that series, {way_out}."
         )

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from PerfusionCBVLib import __version__
+from PerfusionCBVLib.csv_cells import harmless
 from PerfusionCBVLib.measures.histogram_picture import histogram_picture
 from PerfusionCBVLib.measures.measure import MeasureSettings, RegionMeasures
 from PerfusionCBVLib.measures.measurement import Measurement
@@ -114,7 +115,7 @@ def write_measurements(path: Path, measurements: Iterable[Measurement]) -> None:
             value, error = (
                 "" if v is None or not np.isfinite(v) else f"{v:.6g}" for v in (row.value, row.standard_error)
             )
-            writer.writerow((row.region, row.name, row.title, value, row.unit, error))
+            writer.writerow((harmless(row.region), row.name, row.title, value, row.unit, error))
 
 
 def _short(value: float) -> str:

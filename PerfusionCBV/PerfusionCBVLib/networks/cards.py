@@ -95,6 +95,7 @@ def load_network(name: str, folder: Path = WEIGHTS_FOLDER) -> tuple[nn.Module, d
     """
     try:
         import torch
+        from safetensors import SafetensorError
         from safetensors.torch import load
     except ModuleNotFoundError as error:
         raise ModelError(
@@ -114,7 +115,10 @@ def load_network(name: str, folder: Path = WEIGHTS_FOLDER) -> tuple[nn.Module, d
         )
     with torch.device("meta"):  # no memory for weights that are replaced at once
         network = build_network(card["architecture"], card["config"])
-    tensors = {k: v.to(torch.float32) if v.is_floating_point() else v for k, v in load(content).items()}
+    try:
+        tensors = {k: v.to(torch.float32) if v.is_floating_point() else v for k, v in load(content).items()}
+    except SafetensorError as error:
+        raise ModelError(f"{path.name} is no safetensors file ({error}). Install the package again.") from error
     try:
         network.load_state_dict(tensors, strict=True, assign=True)
     except RuntimeError as error:

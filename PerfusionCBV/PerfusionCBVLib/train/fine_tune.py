@@ -17,6 +17,7 @@ from skimage.metrics import structural_similarity
 from torch import nn
 from torch.utils.data import IterableDataset
 
+from PerfusionCBVLib.csv_cells import harmless
 from PerfusionCBVLib.errors import UsageError
 from PerfusionCBVLib.evaluate import bootstrap_interval, finite_mean, markdown_table, nrmse
 from PerfusionCBVLib.networks.cards import build_network, known_networks, load_network, read_card, save_network
@@ -306,7 +307,7 @@ def _save_and_score(
         with (Path(aside) / "test_scores.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows({k: harmless(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows)
         (Path(aside) / "test_scores.md").write_text(_scores_text(full, rows, split), encoding="utf-8")
         write_json(Path(aside) / f"{full}.json", card)
         os.replace(Path(aside) / f"{name}.safetensors", folder / f"{full}.safetensors")
