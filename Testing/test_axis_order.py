@@ -13,7 +13,9 @@ from PerfusionCBVLib.axis_order import AxisOrder
 
 SHAPE, FRAMES = (5, 6, 4), 20
 OBLIQUE = np.array([[2.0, 0.2, 0.3, -30], [-0.2, 2.1, 0.5, 12], [-0.2, -0.3, 5.0, 7], [0, 0, 0, 1.0]])
-STORED = [(order, flips) for order in itertools.permutations(range(3)) for flips in itertools.product((1, -1), repeat=3)]
+STORED = [
+    (order, flips) for order in itertools.permutations(range(3)) for flips in itertools.product((1, -1), repeat=3)
+]
 
 
 def stored_as(array, affine, order, flips):

@@ -35,7 +35,7 @@ class Case:
 @pytest.fixture(scope="module", params=["simulated patient", "phantom"])
 def case(request):
     if request.param == "phantom":  # shares no code with the simulator
-        series = graded_head(leakage_per_s=0.05).series
+        series = graded_head((64, 72, 8), leakage_per_s=0.05).series
     else:
         series = simulate(draw_subject(np.random.default_rng(11), scan=SCAN)).series
     scale = 30000 / series.signal.max()
@@ -74,7 +74,7 @@ def turned(series, order, flips):
 
 
 def reframed(series, before, after, value=0.0):
-    """Return the series with voxels added (or, where negative, taken away) at both ends of each axis, and the way back."""
+    """Return the series with voxels added (negative: taken away) at both ends of each axis, and the way back."""
     keep = [slice(max(-b, 0), n - max(-a, 0)) for b, a, n in zip(before, after, series.signal.shape, strict=False)]
     added = [(max(b, 0), max(a, 0)) for b, a in zip(before, after, strict=True)]
     signal = np.pad(series.signal[tuple(keep)], [*added, (0, 0)], constant_values=value)
@@ -119,8 +119,9 @@ def test_order_of_storage(case, order, flips):
     assert largest_change(again, case.maps) < LARGEST_CHANGE
 
 
-def test_field_of_view_cropped_to_the_head(case):
-    before, after = head_and_margin(case.series, 12.0)
+@pytest.mark.parametrize("margin_mm", [12.0, 0.0])
+def test_field_of_view_cropped_to_the_head(case, margin_mm):
+    before, after = head_and_margin(case.series, margin_mm)
     assert min(*before, *after) < -1  # there is something to take away
     series, back = reframed(case.series, before, after)
     again = {name: back(values) for name, values in maps_of(series).items()}
@@ -134,7 +135,7 @@ def test_field_of_view_padded(case, value):
     assert largest_change(again, case.maps) < LARGEST_CHANGE
 
 
-@pytest.mark.parametrize("factor", [0.01, 0.3, 7.0, 1000.0])
+@pytest.mark.parametrize("factor", [0.01, 1000.0])
 def test_scale_of_the_intensities(case, factor):
     series = replace(case.series, signal=case.series.signal * np.float32(factor))
     assert largest_change(maps_of(series), case.maps) < LARGEST_CHANGE
@@ -153,7 +154,7 @@ def test_number_of_threads(case):
     assert largest_change(*found) < LARGEST_CHANGE
 
 
-@pytest.mark.parametrize("slices", [1, 3, 100])
+@pytest.mark.parametrize("slices", [1, 100])
 def test_slices_at_once(case, slices, monkeypatch):
     monkeypatch.setattr(inference, "SLICES_AT_ONCE", slices)
     assert largest_change(maps_of(case.series), case.maps) < LARGEST_CHANGE
@@ -169,7 +170,7 @@ def test_way_of_storage(case, kind, tmp_path):
         scale = write_dicom_series(
             series.signal, series.affine, series.times_s, path, flip_angle_deg=60.0, field_strength_t=3.0, **times
         )
-        series = replace(series, signal=np.rint(series.signal * scale).astype(np.float32))
+        series = replace(series, signal=np.rint(series.signal.astype(np.float64) * scale).astype(np.float32))
         before = maps_of(series)  # the file holds whole numbers on a scale of its own
         times = {}
     else:

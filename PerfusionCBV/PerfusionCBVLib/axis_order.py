@@ -15,7 +15,7 @@ CLEARLY_THICKER = 1.2
 
 _STORED = np.array([[0, 1], [1, 1], [2, 1]], dtype=float)
 
-Volume = TypeVar("Volume", np.ndarray, None)
+Volume = TypeVar("Volume", bound=np.ndarray | None)
 
 
 @dataclass(frozen=True, eq=False)

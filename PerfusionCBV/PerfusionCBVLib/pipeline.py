@@ -117,7 +117,8 @@ def _compute_maps(
     if refused is not None:
         raise QualityError(f"{refused.message} {refused.advice}".strip())
     inside, timing = examined.mask, examined.timing
-    assert inside is not None and timing is not None  # else there is a finding of severity "error"
+    assert inside is not None  # else there is a finding of severity "error"
+    assert timing is not None
     clock.lap("check")
 
     provenance: dict[str, Any] = {
