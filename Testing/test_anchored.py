@@ -127,11 +127,20 @@ def test_voxels_return_to_their_places():
     usable = g.random((13, 10, 5)) > 0.4
     values = g.random((int(usable.sum()), 3)).astype(np.float32)
     images = as_slices(values, usable)
-    assert images.shape == (5, 3, 16, 12)
+    assert images.shape == (5, 3, 16 + 16, 12 + 16)  # multiples of 4, and 8 pixels of margin on either side
     for channel in range(3):
         np.testing.assert_array_equal(from_slices(images[:, channel], usable), values[:, channel])
     x, y, z = np.argwhere(usable)[17]
-    np.testing.assert_array_equal(images[z, :, x, y], values[17])
+    np.testing.assert_array_equal(images[z, :, x + 8, y + 8], values[17])
+    assert np.abs(images).sum() == pytest.approx(np.abs(values).sum(), rel=1e-5)  # and nothing anywhere else
+
+
+def test_images_do_not_depend_on_the_field_of_view():
+    g = np.random.default_rng(1)
+    usable = g.random((13, 10, 5)) > 0.4
+    values = g.random((int(usable.sum()), 2)).astype(np.float32)
+    wider = np.pad(usable, ((3, 6), (1, 0), (2, 1)))
+    np.testing.assert_array_equal(as_slices(values, wider), as_slices(values, usable))
 
 
 @pytest.mark.parametrize(("interval_s", "frames"), [(0.8, 130), (1.5, 60), (2.5, 40)])

@@ -31,6 +31,8 @@ from PerfusionCBVLib.series import DynamicSeries
 _SECONDS_PER_UNIT = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
 _MM_PER_UNIT = {"mm": 1.0, "meter": 1e3, "micron": 1e-3, "unknown": 1.0}
 
+FRAMES_AT_ONCE = 8
+
 LARGEST_INTERVAL_DISAGREEMENT = 0.01
 """Between header and sidecar; more is a contradiction, less is rounding."""
 
@@ -99,7 +101,7 @@ def read_nifti(path: Path) -> tuple[nibabel.Nifti1Image, np.ndarray, np.ndarray,
         Not four-dimensional.
     """
     try:
-        image = nibabel.load(path)
+        image = nibabel.load(path, keep_file_open=True)  # frames are read one after the other
     except (ImageFileError, HeaderDataError, EOFError, zlib.error, ValueError) as error:
         raise _damaged(path) from error
     except OSError as error:
@@ -121,13 +123,27 @@ def read_nifti(path: Path) -> tuple[nibabel.Nifti1Image, np.ndarray, np.ndarray,
             f"{path.name} holds {'complex' if kind.kind == 'c' else 'colour'} values; a magnitude series is needed."
         )
     try:
-        # In the order that `DynamicSeries` keeps, so that it needs no copy of its own.
-        signal = np.ascontiguousarray(np.asanyarray(image.dataobj, dtype=np.float32).reshape(spatial_and_time))
+        signal = _read_in_blocks(image, spatial_and_time)
     except (EOFError, zlib.error, ValueError, OSError) as error:
         raise _damaged(path) from error
 
     affine, notes = _affine_mm(image)
     return image, signal, affine, notes
+
+
+def _read_in_blocks(image: nibabel.Nifti1Image, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the values, float32, in the order that `DynamicSeries` keeps, a few frames at a time.
+
+    A file has frame after frame, the series curve after curve; turning it round in one go takes the memory of three
+    series.
+    """
+    signal = np.empty(shape, dtype=np.float32)
+    time_axis = next(axis for axis, n in enumerate(image.shape) if axis >= 3 and n > 1)
+    for start in range(0, shape[-1], FRAMES_AT_ONCE):
+        frames = slice(start, start + FRAMES_AT_ONCE)
+        wanted = tuple(frames if axis == time_axis else slice(None) for axis in range(image.ndim))
+        signal[..., frames] = np.asarray(image.dataobj[wanted]).reshape((*shape[:3], -1))
+    return signal
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:

@@ -22,6 +22,10 @@ OPENING_MM = 4.0
 CLOSING_MM = 5.0
 """Gaps narrower than twice this (vessels, sulci, small drop-outs) are closed."""
 
+HEAD_MARGIN_MM = 10.0
+HEAD_SHARE = 0.01
+"""The head begins where a plane holds this share of the bright voxels of the fullest one; specks in air don't."""
+
 MINIMUM_AREA_MM2 = 1000.0
 """A head shows at least this area of brain in one slice."""
 
@@ -72,6 +76,53 @@ def brain_mask(signal: np.ndarray, voxel_size_mm: tuple[float, float, float]) ->
             "No brain was found: the image is the same everywhere. Check that the perfusion series was chosen and "
             "exported completely, or give a mask."
         )
+    box = _head_box(image, size_mm)
+    found = np.zeros(image.shape, dtype=bool)
+    found[box] = _brain_in(image[box], size_mm)
+    return found
+
+
+def brain_box(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first and one past the last index, (3,) each, of the box around an (x, y, z) mask that is not empty.
+
+    Raises
+    ------
+    GeometryError
+        The mask is empty.
+    """
+    if not mask.any():
+        raise GeometryError("The mask is empty. Give a mask that marks the brain, or leave it out to have it found.")
+    found = [np.flatnonzero(mask.any(axis=tuple(k for k in range(3) if k != axis))) for axis in range(3)]
+    return np.array([f[0] for f in found]), np.array([f[-1] + 1 for f in found])
+
+
+def _head_box(image: np.ndarray, size_mm: tuple[float, ...]) -> tuple[slice, ...]:
+    """Return the box around what is bright in an image, with a margin: all that `_brain_in` should see.
+
+    Thresholds depend on how much air is in the picture. Looking for the brain in this box alone makes the mask the
+    same in a wide and in a narrow field of view. Planes where nothing was recorded (exactly 0) don't count as image.
+    """
+    positive = np.sort(image[image > 0])
+    level = float(threshold_otsu(np.minimum(image, np.percentile(positive, 99.5)).ravel()))
+    for _ in range(100):  # until it is a fixed share of what lies above it, wherever it started
+        above = np.searchsorted(positive, level, side="right")
+        following = SCALP_FRACTION * float(np.median(positive[above:]))
+        if following == level:
+            break
+        level = following
+    corner, stop = brain_box(image > 0)
+    box = []
+    for axis, edge_mm in enumerate(size_mm):
+        count = np.count_nonzero(image > level, axis=tuple(k for k in range(3) if k != axis))
+        within = np.flatnonzero(count > HEAD_SHARE * count.max())
+        margin = int(np.ceil(HEAD_MARGIN_MM / edge_mm))
+        low, high = within[0] - margin, within[-1] + 1 + margin
+        box.append(slice(max(int(corner[axis]), int(low)), min(int(stop[axis]), int(high))))
+    return tuple(box)
+
+
+def _brain_in(image: np.ndarray, size_mm: tuple[float, ...]) -> np.ndarray:
+    """Return which voxels of an image of the head are brain."""
     # A few very bright voxels (vessel inflow, eyes) must not decide the threshold.
     image = np.minimum(image, np.percentile(image[image > 0], 99.5))
     smooth = ndimage.gaussian_filter(image, sigma=[1.5 / size_mm[0], 1.5 / size_mm[1], 0])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
 from PerfusionCBVLib import __version__
 from PerfusionCBVLib.arterial import ArterialInput, ArterialRequest, arterial_input
+from PerfusionCBVLib.axis_order import AxisOrder
 from PerfusionCBVLib.captk import captk_ap_rcbv
 from PerfusionCBVLib.concentration import Status
 from PerfusionCBVLib.errors import QualityError, UsageError
@@ -22,7 +23,7 @@ from PerfusionCBVLib.networks.trust import agreement, calibrated_deviation, fami
 from PerfusionCBVLib.normalize import find_nawm, normalise
 from PerfusionCBVLib.preparation import Prepared, find_mask_and_bolus, fit_leakage, prepare
 from PerfusionCBVLib.progress import Progress, part, silent
-from PerfusionCBVLib.quality import check
+from PerfusionCBVLib.quality import examine
 from PerfusionCBVLib.recovery import percentage_signal_recovery
 from PerfusionCBVLib.result import MapResult
 from PerfusionCBVLib.series import DynamicSeries, ParameterMap
@@ -69,15 +70,56 @@ def compute_maps(
     settings = settings or Settings()
     if reference is not None and settings.normalize != "nawm":
         raise UsageError(f"A reference region can't be used with normalisation {settings.normalize!r}; leave one out.")
+    order = AxisOrder.of(series.affine)
+    result = _compute_maps(
+        order.series(series),
+        settings,
+        order.work(None if mask is None else validate_mask(mask, series)),
+        order.work(None if reference is None else validate_mask(reference, series)),
+        order.work(validate_mask(aif, series)) if isinstance(aif, np.ndarray) else aif,
+        progress,
+    )
+    return _on_stored_grid(result, order, series)
+
+
+def _on_stored_grid(result: MapResult, order: AxisOrder, series: DynamicSeries) -> MapResult:
+    """Return a result of the working grid on the grid of the series as it was read."""
+    arterial = result.arterial
+    return replace(
+        result,
+        series=series,
+        maps={
+            name: replace(map_, values=order.stored(map_.values), affine=series.affine)
+            for name, map_ in result.maps.items()
+        },
+        baseline=order.stored(result.baseline),
+        mask=order.stored(result.mask),
+        reference=order.stored(result.reference),
+        status=order.stored(result.status),
+        arterial=None if arterial is None else replace(arterial, mask=order.stored(arterial.mask)),
+    )
+
+
+def _compute_maps(
+    series: DynamicSeries,
+    settings: Settings,
+    mask: np.ndarray | None,
+    reference: np.ndarray | None,
+    aif: ArterialRequest | None,
+    progress: Progress,
+) -> MapResult:
+    """Return the maps of a series on the working grid; regions are bool and on the same grid."""
     clock = _Clock()
     progress(0.0, "Looking for brain and bolus")
-    findings = list(check(series, mask=mask, progress=part(progress, 0.0, 0.2)))
+    examined = examine(series, mask, part(progress, 0.0, 0.2))
+    findings = list(examined.findings)
     refused = next((f for f in findings if f.severity == "error"), None)
     if refused is not None:
         raise QualityError(f"{refused.message} {refused.advice}".strip())
+    inside, timing = examined.mask, examined.timing
+    assert inside is not None  # else there is a finding of severity "error"
+    assert timing is not None
     clock.lap("check")
-    inside, timing = find_mask_and_bolus(series, mask)
-    clock.lap("mask and bolus")
 
     provenance: dict[str, Any] = {
         "software": "PerfusionCBV",
@@ -243,9 +285,9 @@ def _reference(
     """Return the reference region and how it was chosen; always on the classical map, so that methods share it."""
     if settings.normalize == "none":
         return None, {"kind": "none"}
+    facts: dict[str, Any]
     if given is not None:
-        region = validate_mask(given, prepared.series)
-        facts: dict[str, Any] = {"kind": "given"}
+        region, facts = given, {"kind": "given"}
     elif settings.normalize == "brain":
         region, facts = prepared.usable, {"kind": "brain"}
     else:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import median_filter
 
+from PerfusionCBVLib.axis_order import AxisOrder
 from PerfusionCBVLib.errors import GeometryError, QualityError
 from PerfusionCBVLib.findings import Finding
 from PerfusionCBVLib.masking import brain_mask, validate_mask
@@ -45,6 +47,24 @@ COVERAGE_MM = 100.0
 INVALID_SHARE, FLOOR_SHARE, CLIPPED_SHARE, CUT_SHARE = 0.01, 0.01, 0.001, 0.02
 
 
+@dataclass(frozen=True, eq=False)
+class Examination:
+    """What `examine` found.
+
+    Attributes
+    ----------
+    findings : tuple of Finding
+    mask : (x, y, z) bool array or None
+        Brain; None where none was found.
+    timing : BolusTiming or None
+        None where no bolus was found.
+    """
+
+    findings: tuple[Finding, ...]
+    mask: np.ndarray | None
+    timing: BolusTiming | None
+
+
 def check(
     series: DynamicSeries, *, mask: np.ndarray | None = None, progress: Progress | None = None
 ) -> tuple[Finding, ...]:
@@ -63,6 +83,26 @@ def check(
     GeometryError
         The given mask is empty or on another grid.
     """
+    inside = None if mask is None else validate_mask(mask, series)
+    order = AxisOrder.of(series.affine)
+    return examine(order.series(series), order.work(inside), progress).findings
+
+
+def examine(series: DynamicSeries, mask: np.ndarray | None = None, progress: Progress | None = None) -> Examination:
+    """Return the findings of `check` with the brain and the bolus that they are about.
+
+    Parameters
+    ----------
+    series : DynamicSeries
+        On the working grid of `axis_order.AxisOrder`.
+    mask, progress
+        See `check`.
+
+    Raises
+    ------
+    GeometryError
+        See `check`.
+    """
     report = progress if progress is not None else _silent
     report(0.0, "Looking for the brain")
     findings = _frame_interval(series)
@@ -74,7 +114,7 @@ def check(
         except (GeometryError, QualityError) as error:
             findings.append(Finding("no-brain", "error", str(error), "Choose the perfusion series, or give a mask."))
             findings.extend(check_protocol(series.acquisition, None, series.frame_interval_s))
-            return tuple(findings)
+            return Examination(tuple(findings), None, None)
     findings += _coverage(series, inside)
 
     report(0.3, "Looking for the bolus")
@@ -83,7 +123,7 @@ def check(
     with np.errstate(invalid="ignore"):
         valid = (lowest > 0) & np.isfinite(curves.max(axis=1))
     findings += _invalid(valid)
-    timing = None
+    timing: BolusTiming | None = None
     if not valid.any():
         findings.append(
             Finding(
@@ -114,7 +154,7 @@ def check(
     frames = None if timing is None else timing.arrival - timing.first_steady
     findings.extend(check_protocol(series.acquisition, frames, series.frame_interval_s))
     report(1.0, "Checked")
-    return tuple(findings)
+    return Examination(tuple(findings), inside, timing)
 
 
 def find_glitches(mean_signal: np.ndarray, times_s: np.ndarray, timing: BolusTiming) -> np.ndarray:

@@ -55,6 +55,6 @@ def percentage_signal_recovery(signal: np.ndarray, timing: BolusTiming) -> np.nd
         lowest = signal[..., timing.first_pass].min(axis=-1).astype(np.float64)
         after = signal[..., -tail:].mean(axis=-1, dtype=np.float64)
         drop = before - lowest
-        smallest = MINIMUM_DROP_IN_SD * noise_sd(signal[valid][:, timing.baseline]) if valid.any() else 0.0
+        smallest = MINIMUM_DROP_IN_SD * noise_sd(signal[..., timing.baseline][valid]) if valid.any() else 0.0
         recovery = 100.0 * (after - lowest) / drop
     return np.where(valid & (drop > 0) & (drop >= smallest), recovery, np.nan).astype(np.float32)

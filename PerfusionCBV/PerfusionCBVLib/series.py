@@ -75,7 +75,7 @@ class DynamicSeries:
     Parameters
     ----------
     signal : (x, y, z, T) float32 array, arbitrary units
-        Made read-only.
+        Made read-only. A view (turned, cropped) is kept as it is where each curve lies in one piece.
     affine : (4, 4) array
         Voxel index to RAS, mm.
     times_s : (T,) array, s
@@ -105,12 +105,14 @@ class DynamicSeries:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        signal = np.ascontiguousarray(self.signal, dtype=np.float32).view()  # the caller's own array stays writable
+        signal = np.asarray(self.signal, dtype=np.float32).view()  # the caller's own array stays writable
         if signal.ndim != 4:
             raise GeometryError(
                 f"A DSC-MRI series has 4 dimensions (x, y, z, time), but this one has {signal.ndim} "
                 f"{tuple(np.shape(self.signal))}. Choose the dynamic (perfusion) series, not a single volume."
             )
+        if signal.strides[-1] != signal.itemsize:  # curves are read whole; a turned or cropped view needs no copy
+            signal = np.ascontiguousarray(signal)
         times_s = np.array(self.times_s, dtype=np.float64)
         frames = signal.shape[-1]
         if frames < MINIMUM_FRAMES:
@@ -205,16 +207,17 @@ def _require_between(name: str, value: float | None, low: float, high: float, un
 
 def _refuse_invalid_in_bulk(signal: np.ndarray) -> None:
     # Head voxels are those above a tenth of the brightest signal in the temporal maximum, so that empty background
-    # (exactly 0 or NaN after some exports) does not count against a good series.
-    largest = np.max(signal, axis=-1, initial=0.0, where=np.isfinite(signal))
-    ceiling = float(np.percentile(largest, 99.0))
-    if ceiling <= 0:
+    # (exactly 0 or NaN after some exports) does not count against a good series, however much of it there is.
+    # Plane by plane: a second array of the series' size would be a second series in memory.
+    largest = np.stack([np.max(plane, axis=-1, initial=0.0, where=np.isfinite(plane)) for plane in signal])
+    if not largest.any():
         raise QualityError(
             "No voxel has a positive signal. A magnitude series is needed; check that this is not a phase or "
             "subtraction series."
         )
-    head = largest > 0.1 * ceiling
-    invalid = 1.0 - float(np.mean(signal[head] > 0))
+    head = largest > 0.1 * np.percentile(largest[largest > 0], 99.0)
+    positive = sum(np.count_nonzero(plane[inside] > 0) for plane, inside in zip(signal, head, strict=True))
+    invalid = 1.0 - positive / (np.count_nonzero(head) * signal.shape[-1])
     if invalid > MAXIMUM_INVALID_FRACTION:
         raise QualityError(
             f"{invalid:.0%} of the signal in the head is zero, negative or not a number; at most "

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from PerfusionCBVLib.integral import area, running_integral, trapezoid_weights
 from PerfusionCBVLib.leakage import LeakageFit
+from PerfusionCBVLib.masking import brain_box
 from PerfusionCBVLib.preparation import Prepared
 
 FEATURES = (
@@ -23,6 +26,8 @@ FEATURES = (
 TAIL_S = 12.0
 LATE_FRAMES = 10
 LARGEST_VOLUME = 30.0
+MARGIN_PIXELS = 8
+"""Around the brain; a multiple of 4, so that the brain begins where the network's coarser images begin a pixel."""
 
 
 def voxel_features(prepared: Prepared, fit: LeakageFit) -> np.ndarray:
@@ -84,30 +89,62 @@ def voxel_features(prepared: Prepared, fit: LeakageFit) -> np.ndarray:
 
 
 def as_slices(values: np.ndarray, usable: np.ndarray) -> np.ndarray:
-    """Return (z, C, x, y) images of (V, C) values, 0 outside, x and y padded to multiples of 4 at their ends."""
-    width, height, slices = usable.shape
-    padded = (slices, width + -width % 4, height + -height % 4, values.shape[1])
-    images = np.zeros(padded, dtype=np.float32)
-    images[:, :width, :height][np.moveaxis(usable, 2, 0)] = values[_slice_order(usable)]
-    return np.ascontiguousarray(np.moveaxis(images, 3, 1))
+    """Return (z, C, x, y) images of (V, C) values, 0 outside: the slices that hold brain, with a margin in plane.
+
+    What a network that halves its images makes of a voxel depends on the voxel's place in the image. So the images
+    begin at a fixed distance from the brain, whatever the field of view around it; they may reach beyond it. x and y
+    are multiples of 4.
+    """
+    place = _place(usable)
+    images = np.zeros((place.slices, values.shape[1], *place.size), dtype=np.float32)
+    by_slice = values[place.order]
+    for channel in range(values.shape[1]):
+        images[:, channel][place.inside] = by_slice[:, channel]
+    return images
 
 
 def from_slices(images: np.ndarray, usable: np.ndarray) -> np.ndarray:
     """Return the (V,) values of (z, x, y) images: the inverse of `as_slices`."""
-    width, height, _ = usable.shape
-    return np.moveaxis(images[:, :width, :height], 0, 2)[usable]
+    place = _place(usable)
+    values = np.empty(place.order.size, dtype=images.dtype)
+    values[place.order] = images[place.inside]
+    return values
 
 
 def network_slices(features: np.ndarray, usable: np.ndarray, voxel_size_mm: np.ndarray) -> np.ndarray:
     """Return (z, 12, x, y) input of the anchored network: the features, the mask, the log of the pixel's size."""
     pixel = 0.5 * np.log(voxel_size_mm[0] * voxel_size_mm[1] / 4.0)
-    count = features.shape[0]
-    columns = [features, np.ones((count, 1)), np.full((count, 1), pixel)]
-    return as_slices(np.concatenate(columns, axis=1).astype(np.float32), usable)
+    columns = np.empty((features.shape[0], features.shape[1] + 2), dtype=np.float32)
+    columns[:, :-2], columns[:, -2], columns[:, -1] = features, 1.0, pixel
+    return as_slices(columns, usable)
 
 
-def _slice_order(usable: np.ndarray) -> np.ndarray:
-    """Return the order that sorts values stored in (x, y, z) order into (z, x, y) order."""
-    place = np.zeros(usable.shape, dtype=np.int64)
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """Where the usable voxels lie in the images of `as_slices`."""
+
+    inside: np.ndarray
+    """(z, x, y) bool"""
+    order: np.ndarray
+    """(V,) int: sorts values stored in (x, y, z) order into (z, x, y) order"""
+
+    @property
+    def slices(self) -> int:
+        return self.inside.shape[0]
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        return self.inside.shape[1:]
+
+
+def _place(usable: np.ndarray) -> _Place:
+    corner, stop = brain_box(usable)
+    width, height, slices = stop - corner
+    inside = np.zeros((slices, *(2 * MARGIN_PIXELS + n + -n % 4 for n in (width, height))), dtype=bool)
+    box = tuple(slice(a, b) for a, b in zip(corner, stop, strict=True))
+    inside[:, MARGIN_PIXELS : MARGIN_PIXELS + width, MARGIN_PIXELS : MARGIN_PIXELS + height] = np.moveaxis(
+        usable[box], 2, 0
+    )
+    place = np.zeros(usable.shape, dtype=np.int32)
     place[usable] = np.arange(int(usable.sum()))
-    return np.moveaxis(place, 2, 0)[np.moveaxis(usable, 2, 0)]
+    return _Place(inside, np.moveaxis(place, 2, 0)[np.moveaxis(usable, 2, 0)])

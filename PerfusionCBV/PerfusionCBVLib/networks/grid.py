@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
+from PerfusionCBVLib.masking import brain_box
 from PerfusionCBVLib.preparation import Prepared
 
 PIXELS = 128
@@ -60,23 +61,32 @@ class NetworkGrid:
 
 
 def network_grid(mask: np.ndarray, affine: np.ndarray) -> NetworkGrid:
-    """Return the grid centred on the brain: 1.75 mm pixels, or as much coarser as a larger head needs."""
+    """Return the grid centred on the brain: 1.75 mm pixels, or as much coarser as a larger head needs.
+
+    It takes volumes for 0 more than a few millimetres away from the mask.
+    """
     start = io_orientation(affine)
     target = axcodes2ornt("RAS")
     orientation, back = ornt_transform(start, target), ornt_transform(target, start)
     inside = apply_orientation(mask, orientation)
     sizes_mm = np.linalg.norm(affine[:3, :3], axis=0)[np.argsort(start[:, 0])]
-    spans = []
-    for axis in (0, 1):
-        occupied = np.flatnonzero(inside.any(axis=tuple(k for k in range(3) if k != axis)))
-        spans.append((occupied[0] * sizes_mm[axis], occupied[-1] * sizes_mm[axis]))
-    pixel_mm = max(PIXEL_MM, max(high - low for low, high in spans) / (PIXELS - 8))
+    corner, stop = brain_box(inside)
+    spans_mm = (stop - 1 - corner)[:2] * sizes_mm[:2]
+    pixel_mm = max(PIXEL_MM, float(spans_mm.max()) / (PIXELS - 8))
     weights = []
-    for axis, (low, high) in enumerate(spans):
-        own_mm = np.arange(inside.shape[axis]) * sizes_mm[axis]
-        grid_mm = 0.5 * (low + high) + (np.arange(PIXELS) - (PIXELS - 1) / 2) * pixel_mm
+    for axis, span_mm in enumerate(spans_mm):
+        # The brain and a margin of nothing around it, so that the field of view, wide or narrow, plays no part.
+        margin = int(np.ceil(2 * pixel_mm / sizes_mm[axis])) + 1
+        first, last = int(corner[axis]) - margin, int(stop[axis]) + margin
+        own_mm = (np.arange(first, last) - corner[axis]) * sizes_mm[axis]
+        grid_mm = 0.5 * span_mm + (np.arange(PIXELS) - (PIXELS - 1) / 2) * pixel_mm
         there = _tent(own_mm, grid_mm)
-        weights.append((there, _inverse(there)))
+        count = inside.shape[axis]
+        seen = slice(max(first, 0), min(last, count))
+        whole, whole_back = np.zeros((PIXELS, count)), np.zeros((count, PIXELS))
+        whole[:, seen] = there[:, seen.start - first : seen.stop - first]
+        whole_back[seen] = _inverse(there)[seen.start - first : seen.stop - first]
+        weights.append((whole, whole_back))
     (rows, rows_back), (columns, columns_back) = weights
     return NetworkGrid(orientation, back, rows, columns, rows_back, columns_back)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from PerfusionCBVLib.axis_order import AxisOrder
 from PerfusionCBVLib.findings import Finding
 from PerfusionCBVLib.networks.cards import read_card
 from PerfusionCBVLib.networks.domain import DESCRIPTION, describe, distance
@@ -119,6 +120,7 @@ def familiarity(description: np.ndarray, card: dict[str, Any]) -> tuple[dict[str
 
 def check_networks(series: DynamicSeries) -> list[Finding]:
     """Return a finding for every embedded network whose training does not cover a series that can be mapped."""
+    series = AxisOrder.of(series.affine).series(series)
     prepared = prepare(series, *find_mask_and_bolus(series))
     description = describe(prepared, fit_leakage(prepared))
     findings = (familiarity(description, read_card(name))[1] for name in NETWORK_METHODS)
