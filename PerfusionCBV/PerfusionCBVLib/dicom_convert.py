@@ -15,7 +15,7 @@ import pydicom
 
 from PerfusionCBVLib.dicom_frames import FrameGrid
 from PerfusionCBVLib.dicom_headers import PARSE_ERRORS, SeriesHeaders
-from PerfusionCBVLib.errors import UnreadableInputError
+from PerfusionCBVLib.errors import InputRefusedError, UnreadableInputError
 from PerfusionCBVLib.load_nifti import read_nifti, read_sidecar
 
 TIMEOUT_S = 300
@@ -69,8 +69,14 @@ def convert(series: SeriesHeaders, grid: FrameGrid) -> tuple[np.ndarray, np.ndar
                 f"dcm2niix made {what} of the series {series.description!r}{_complaint(output)}. Check that the series "
                 "holds one echo and one image type and is complete, or convert it to NIfTI yourself."
             )
-        _, signal, affine, _ = read_nifti(images[0])
-        sidecar = read_sidecar(images[0].with_suffix(".json"))
+        try:
+            _, signal, affine, _ = read_nifti(images[0])
+            sidecar = read_sidecar(images[0].with_suffix(".json"))
+        except InputRefusedError as error:  # whose message names a file that is gone
+            raise UnreadableInputError(
+                f"dcm2niix made no usable image of the series {series.description!r}. Check that the series holds one "
+                "echo and one image type and is complete, or convert it to NIfTI yourself."
+            ) from error
     return signal, affine, sidecar
 
 

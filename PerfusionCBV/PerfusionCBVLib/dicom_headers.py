@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pydicom
@@ -83,6 +83,16 @@ class Frame:
     b_value: float | None
 
 
+class Format(NamedTuple):
+    """What all images of a series must have in common."""
+
+    columns: int
+    rows: int
+    spacing_mm: tuple[float, ...] | None
+    component: str
+    """``phase``, ``real`` or ``imaginary``; ``magnitude`` where the header names none of them."""
+
+
 @dataclass
 class SeriesHeaders:
     """What the headers of one series say."""
@@ -99,6 +109,8 @@ class SeriesHeaders:
     conflicting: list[str] = field(default_factory=list)
     """Duplicates whose image, place or time differs from the first copy's."""
     fingerprints: dict[str, str] = field(default_factory=dict)
+    formats: set[Format] = field(default_factory=set)
+    """One where all images are alike."""
 
     @property
     def description(self) -> str:
@@ -120,8 +132,7 @@ class SeriesHeaders:
     @property
     def image_type(self) -> list[str]:
         """Values of ImageType, upper case."""
-        value = self.header.get("ImageType")
-        return [str(v).upper() for v in ([value] if isinstance(value, str) else value or [])]
+        return image_type(self.header)
 
     def is_diffusion_weighted(self) -> bool:
         """Whether any frame has a b-value above 0."""
@@ -189,6 +200,7 @@ def read_headers(files: Iterable[Path]) -> list[SeriesHeaders]:
             continue
         if not parsed.is_whole:
             one.truncated.append(path.name)
+        one.formats.add(_format(parsed.dataset))
         one.files[parsed.instance_uid] = path
         one.file_sha256[parsed.instance_uid] = digest
         one.fingerprints[parsed.instance_uid] = parsed.fingerprint
@@ -203,6 +215,12 @@ def number(dataset: Dataset, keyword: str) -> float | None:
     except (TypeError, ValueError):
         return None
     return value if math.isfinite(value) else None
+
+
+def image_type(dataset: Dataset) -> list[str]:
+    """Return the values of ImageType, upper case."""
+    value = dataset.get("ImageType")
+    return [str(v).upper() for v in ([value] if isinstance(value, str) else value or [])]
 
 
 def functional_group(dataset: Dataset, frame: int, sequence: str) -> Dataset:
@@ -253,6 +271,20 @@ def _parse(content: bytes, path: Path) -> _Parsed | None:
         digest.update(dataset.PixelData)
         del dataset.PixelData
     return _Parsed(dataset, series_uid, instance_uid, frames, is_whole, digest.hexdigest())
+
+
+_COMPONENTS = {
+    **dict.fromkeys(("P", "PHASE", "PHASE MAP"), "phase"),
+    **dict.fromkeys(("R", "REAL"), "real"),
+    **dict.fromkeys(("I", "IMAGINARY"), "imaginary"),
+}
+
+
+def _format(dataset: Dataset) -> Format:
+    words = image_type(dataset)[2:]
+    component = next((_COMPONENTS[word] for word in words if word in _COMPONENTS), "magnitude")
+    columns, rows = (_integer(dataset, keyword) or 0 for keyword in ("Columns", "Rows"))
+    return Format(columns, rows, _vector(dataset, "PixelSpacing", 2), component)
 
 
 def _damaged(path: Path) -> UnreadableInputError:

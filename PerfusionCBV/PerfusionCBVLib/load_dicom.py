@@ -75,6 +75,7 @@ def load_dicom(
             f"The DICOM file {shown(series.conflicting[0])} has the SOPInstanceUID of another image of the series but "
             "another content, so it is in doubt which is right. Export the series again."
         )
+    _require_one_format(series)
     grid = arrange(series, trust_times=repetition_time_s is None)
     frames = len(grid.frames[0])
     if frames < MINIMUM_FRAMES:
@@ -178,6 +179,25 @@ def _no_dynamic_series(found: list[SeriesHeaders], listed: str) -> UnreadableInp
 def _truncated(names: list[str]) -> UnreadableInputError:
     more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
     return UnreadableInputError(f"The DICOM file {names[0]} is truncated{more}. Export the series again.")
+
+
+def _require_one_format(series: SeriesHeaders) -> None:
+    components = sorted({one.component for one in series.formats})
+    if components != ["magnitude"]:
+        raise UnreadableInputError(
+            f"The series {series.description!r} holds {' and '.join(components)} images (ImageType); magnitude alone "
+            "is needed. Pass a folder with the magnitude images."
+        )
+    if len(series.formats) > 1:
+        listed = sorted({f"{one.columns} × {one.rows} pixels of {_spacing(one.spacing_mm)}" for one in series.formats})
+        raise GeometryError(
+            f"The series {series.description!r} holds images of different size: {', '.join(listed[:3])}. Export the "
+            "original series."
+        )
+
+
+def _spacing(spacing_mm: tuple[float, ...] | None) -> str:
+    return "unknown size" if spacing_mm is None else f"{' × '.join(f'{v:g}' for v in spacing_mm)} mm"
 
 
 def _modality(series: SeriesHeaders) -> str:

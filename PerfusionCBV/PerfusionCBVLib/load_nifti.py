@@ -133,7 +133,8 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     UnreadableInputError
     """
     try:
-        content = json.loads(read_text(path, LARGEST_SIDECAR_BYTES))
+        # Not strict: dcm2niix copies control characters of DICOM texts as they are.
+        content = json.loads(read_text(path, LARGEST_SIDECAR_BYTES), strict=False)
     except (ValueError, RecursionError) as error:  # ValueError: both JSONDecodeError and UnicodeDecodeError
         raise UnreadableInputError(f"The sidecar {path.name} is no valid JSON. Correct it or move it away.") from error
     if not isinstance(content, dict):
