@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -12,13 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from PerfusionCBVLib.errors import UnreadableInputError
+from PerfusionCBVLib.load_common import require_plausible_ratio, shown
 
 LARGEST_CONTENT_BYTES = 16 * 1024**3
-LARGEST_RATIO = 200
-"""Unpacked over packed size; DICOM rarely exceeds 10, empty images reach about 100."""
-RATIO_MATTERS_ABOVE_BYTES = 100 * 1024**2
 MOST_MEMBERS = 200_000
 
+_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+"""What medical software writes; the others' unpackers may reserve gigabytes at a header's word."""
+
+_DAMAGE = (ValueError, IndexError, struct.error, OverflowError, RuntimeError)
 _CHUNK_BYTES = 1024**2
 _ADVICE = "Unpack it yourself and pass the folder, if you trust where it comes from."
 
@@ -42,7 +45,7 @@ def extracted(path: Path) -> Iterator[Path]:
         Truncated or encrypted archive, members that would leave the folder, links, or content that is out of all
         proportion to the file.
     """
-    with tempfile.TemporaryDirectory(prefix="perfusion-cbv-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="perfusion-cbv-") as temporary:  # for its owner only (0700)
         folder = Path(temporary).resolve()
         try:
             with zipfile.ZipFile(path) as archive:
@@ -50,7 +53,8 @@ def extracted(path: Path) -> Iterator[Path]:
                 _refuse_unsafe(members, path)
                 for member in members:
                     _extract(archive, member, folder)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+        # ValueError: names that are no text, sizes below 0; the others: damaged lists of members.
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, *_DAMAGE) as error:
             raise UnreadableInputError(
                 f"{path.name} is damaged, truncated or no .zip that can be read ({_first_line(error)}). "
                 "Copy or export it again."
@@ -65,24 +69,30 @@ def _refuse_unsafe(members: list[zipfile.ZipInfo], path: Path) -> None:
         )
     total = sum(member.file_size for member in members)
     packed = path.stat().st_size
-    explodes = total > RATIO_MATTERS_ABOVE_BYTES and total > LARGEST_RATIO * packed
-    if total > LARGEST_CONTENT_BYTES or explodes:
+    require_plausible_ratio(total, packed, path.name)
+    if total > LARGEST_CONTENT_BYTES:
         raise UnreadableInputError(
-            f"{path.name} would unpack from {packed / 1e6:.1f} MB to {total / 1e6:.0f} MB, which images do not; "
-            f"it was not unpacked. {_ADVICE}"
+            f"{path.name} would unpack to {total / 1e9:.0f} GB; at most {LARGEST_CONTENT_BYTES / 1e9:.0f} GB are. "
+            f"{_ADVICE}"
         )
     for member in members:
+        name = shown(member.orig_filename)
         # `orig_filename`: zipfile already rewrites separators and cuts at NUL in `filename`.
         parts = re.split(r"[/\\]", member.orig_filename)
         if parts[0] == "" or ".." in parts or re.match(r"[A-Za-z]:", parts[0]) or "\0" in member.orig_filename:
             raise UnreadableInputError(
-                f"{path.name} holds a file that would be written outside its folder ({member.orig_filename!r}); it was "
-                "not unpacked. Do not use this archive."
+                f"{path.name} holds a file that would be written outside its folder ({name!r}); it was not unpacked. "
+                "Do not use this archive."
             )
         if stat.S_ISLNK(member.external_attr >> 16):
             raise UnreadableInputError(
-                f"{path.name} holds a link ({member.orig_filename!r}) instead of a file; it was not unpacked. "
+                f"{path.name} holds a link ({name!r}) instead of a file; it was not unpacked. "
                 "Zip the DICOM files themselves."
+            )
+        if member.compress_type not in _METHODS:
+            raise UnreadableInputError(
+                f"{path.name} is packed by a method that is not read here (number {member.compress_type}). Zip the "
+                "DICOM folder with the usual method (deflate)."
             )
         if member.flag_bits & 0x1:
             raise UnreadableInputError(
@@ -102,4 +112,4 @@ def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) ->
 def _first_line(error: Exception) -> str:
     if isinstance(error, OSError):
         return error.strerror or type(error).__name__
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return shown(error) or type(error).__name__

@@ -13,6 +13,7 @@ from PerfusionCBVLib.concentration import Status, delta_r2s, voxel_status
 from PerfusionCBVLib.errors import QualityError, TimingError, UnreadableInputError, UsageError
 from PerfusionCBVLib.findings import Finding
 from PerfusionCBVLib.integral import area
+from PerfusionCBVLib.load_common import read_text, shown
 from PerfusionCBVLib.masking import validate_mask
 from PerfusionCBVLib.preparation import Prepared
 from PerfusionCBVLib.timing import BolusTiming
@@ -29,6 +30,7 @@ MINIMUM_CLUSTER = 3
 MINIMUM_CANDIDATES = 50
 MINIMUM_CURVE_SAMPLES = 5
 LONGEST_CURVE_INTERVAL_S = 10.0
+LARGEST_CURVE_BYTES = 16 * 1024**2
 MAXIMUM_START = 0.1
 """A curve from a file must begin below this fraction of its peak, so that what lies before it is known to be 0."""
 
@@ -257,30 +259,32 @@ def read_arterial_curve(path: Path, *, relaxivity_per_s_per_mm: float | None = N
         A relaxivity is missing, or given where none is needed.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(Path(path), LARGEST_CURVE_BYTES)
+        delimiter = next((mark for mark in (";", "\t") if mark in text), ",")
+        lines = [
+            (number, [cell.strip() for cell in cells])
+            for number, cells in enumerate(csv.reader(text.splitlines(), delimiter=delimiter), start=1)
+            if any(cell.strip() for cell in cells)
+        ]
+    except (ValueError, csv.Error) as error:
         raise UnreadableInputError(
-            f"The arterial curve {path} can't be read ({error}). Give a CSV file with time in s and ΔR2* in 1/s."
+            f"The arterial curve {path} can't be read ({shown(error, 200)}). Give a CSV file with time in s and ΔR2* "
+            "in 1/s."
         ) from error
-    delimiter = next((mark for mark in (";", "\t") if mark in text), ",")
-    lines = [
-        (number, [cell.strip() for cell in cells])
-        for number, cells in enumerate(csv.reader(text.splitlines(), delimiter=delimiter), start=1)
-        if any(cell.strip() for cell in cells)
-    ]
     header = DELTA_R2S_HEADER
     if lines and not _is_number(lines[0][1][0]):
         header = tuple(cell.lower() for cell in lines[0][1])  # type: ignore[assignment]
         lines = lines[1:]
     if header not in (DELTA_R2S_HEADER, CONCENTRATION_HEADER):
         raise UnreadableInputError(
-            f"The header of {path} is {','.join(header)!r}; it must be {','.join(DELTA_R2S_HEADER)!r} or "
+            f"The header of {path} is {shown(','.join(header))!r}; it must be {','.join(DELTA_R2S_HEADER)!r} or "
             f"{','.join(CONCENTRATION_HEADER)!r}, or be left out (then the columns are s and 1/s)."
         )
     for number, cells in lines:
         if len(cells) != 2 or not all(_is_number(cell) for cell in cells):
             raise UnreadableInputError(
-                f"Line {number} of {path} is {delimiter.join(cells)!r}; two numbers are needed, time in s and value."
+                f"Line {number} of {path} is {shown(delimiter.join(cells))!r}; two numbers are needed, time in s and "
+                "value."
             )
     times_s, values = np.array([cells for _, cells in lines], dtype=np.float64).reshape(-1, 2).T
     is_concentration = header == CONCENTRATION_HEADER

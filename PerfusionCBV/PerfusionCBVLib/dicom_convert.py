@@ -1,4 +1,4 @@
-"""One DICOM series to NIfTI through dcm2niix, and the check that frames and slices came out where DICOM has them."""
+"""One DICOM series to NIfTI through dcm2niix, which is given nothing but the series' files, in their order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pydicom
 
 from PerfusionCBVLib.dicom_frames import FrameGrid
 from PerfusionCBVLib.dicom_headers import PARSE_ERRORS, SeriesHeaders
-from PerfusionCBVLib.errors import GeometryError, UnreadableInputError
+from PerfusionCBVLib.errors import InputRefusedError, UnreadableInputError
 from PerfusionCBVLib.load_nifti import read_nifti, read_sidecar
 
 TIMEOUT_S = 300
@@ -58,8 +58,9 @@ def convert(series: SeriesHeaders, grid: FrameGrid) -> tuple[np.ndarray, np.ndar
             else:
                 _link_or_copy(file.resolve(), target)
         # -g i: a user's own defaults file must not change the result; -x i: keep the slices as acquired;
-        # -l o: no rescaling of integers.
-        options = ["-g", "i", "-b", "y", "-z", "n", "-x", "i", "-l", "o", "-f", "series"]
+        # -l o: no rescaling of integers. Trigger times, with which Philips counts the dynamics, would part a series
+        # into single volumes; our own order and times are checked and used instead.
+        options = ["-g", "i", "-b", "y", "-z", "n", "-x", "i", "-l", "o", "-f", "series", "--ignore_trigger_times"]
         output = _run([executable, *options, "-o", str(converted), str(chosen)])
         images = sorted(converted.glob("*.nii"))
         if len(images) != 1:
@@ -68,83 +69,15 @@ def convert(series: SeriesHeaders, grid: FrameGrid) -> tuple[np.ndarray, np.ndar
                 f"dcm2niix made {what} of the series with UID {series.uid}{_complaint(output)}. Check that the series "
                 "holds one echo and one image type and is complete, or convert it to NIfTI yourself."
             )
-        _, signal, affine, _ = read_nifti(images[0])
-        sidecar = read_sidecar(images[0].with_suffix(".json"))
+        try:
+            _, signal, affine, _ = read_nifti(images[0])
+            sidecar = read_sidecar(images[0].with_suffix(".json"))
+        except InputRefusedError as error:  # whose message names a file that is gone
+            raise UnreadableInputError(
+                f"dcm2niix made no usable image of the series {series.description!r}. Check that the series holds one "
+                "echo and one image type and is complete, or convert it to NIfTI yourself."
+            ) from error
     return signal, affine, sidecar
-
-
-def require_same_images(signal: np.ndarray, affine: np.ndarray, grid: FrameGrid, *, is_mosaic: bool) -> None:
-    """Refuse a conversion whose middle slice, at any time point, is not the DICOM image of that place and time.
-
-    dcm2niix orders frames by heuristics that differ between manufacturers; a frame out of order would pass unnoticed
-    into every map. Compressed images and mosaics are not compared.
-
-    Parameters
-    ----------
-    signal : (x, y, z, T) array
-    affine : (4, 4) array
-        Voxel index to RAS, mm.
-    grid : FrameGrid
-    is_mosaic : bool
-
-    Raises
-    ------
-    GeometryError
-    """
-    slices, frames = len(grid.frames), len(grid.frames[0])
-    expected = (frames,) if is_mosaic else (slices, frames)
-    if signal.shape[-len(expected) :] != expected:
-        raise GeometryError(
-            f"dcm2niix made {signal.shape[2]} slices of {signal.shape[3]} frames of a series that has {slices} slices "
-            f"of {frames} frames. Export the series again, or convert it to NIfTI yourself."
-        )
-    if is_mosaic:
-        return
-    pixels: dict[Path, np.ndarray] = {}
-    for time, frame in enumerate(grid.frames[slices // 2]):
-        if frame.file not in pixels:
-            pixels = {frame.file: _pixels(frame.file)}
-        if pixels[frame.file].size == 0:
-            return
-        image = pixels[frame.file][frame.index]  # (rows, columns)
-        rows, columns = image.shape
-        corner_ras = np.array(frame.position_mm) * (-1.0, -1.0, 1.0)
-        i, j, k = np.linalg.solve(affine, [*corner_ras, 1.0])[:3]
-        places = np.array(
-            [i if i < columns / 2 else i - columns + 1, j if j < rows / 2 else j - rows + 1, k - round(k)]
-        )
-        same = signal.shape[:2] == (columns, rows) and np.abs(places).max() < 0.05 and 0 <= round(k) < slices
-        if same:
-            plane = signal[:: 1 if i < columns / 2 else -1, :: 1 if j < rows / 2 else -1, round(k), time].T
-            same = _proportional(plane, image)
-        if not same:
-            raise GeometryError(
-                f"The conversion by dcm2niix does not match the DICOM images at time point {time + 1}, so order or "
-                "position of the frames is in doubt. Export the series as classic DICOM, or convert it to "
-                "NIfTI yourself."
-            )
-
-
-def _proportional(plane: np.ndarray, image: np.ndarray) -> bool:
-    # Philips images are stored with scale and offset, so only a linear relation can be asked for.
-    a = plane.astype(np.float64) - plane.mean(dtype=np.float64)
-    b = image.astype(np.float64) - image.mean(dtype=np.float64)
-    spread = np.linalg.norm(a) * np.linalg.norm(b)
-    return bool(np.sum(a * b) > (1.0 - 1e-9) * spread) if spread > 0 else not (a.any() or b.any())
-
-
-def _pixels(file: Path) -> np.ndarray:
-    """Return (frames, rows, columns) of an uncompressed file, an empty array of a compressed one."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom remarks on odd but legible values
-            dataset = pydicom.dcmread(file)
-            if dataset.file_meta.TransferSyntaxUID.is_compressed:
-                return np.empty(0)
-            pixels = dataset.pixel_array
-    except PARSE_ERRORS as error:
-        raise UnreadableInputError(f"The image in {file.name} can't be read. Export the series again.") from error
-    return pixels.reshape(-1, *pixels.shape[-2:])
 
 
 def _run(command: list[str]) -> str:

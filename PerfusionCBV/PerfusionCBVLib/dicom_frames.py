@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,6 +11,11 @@ from PerfusionCBVLib.errors import GeometryError, TimingError, UnreadableInputEr
 from PerfusionCBVLib.load_common import uniform_times_s
 
 _ADVICE = "Export the complete series again."
+
+_LONGEST_PAUSE_S = 3600.0
+"""A clock that jumps further does not even order the frames."""
+
+_DAY_US = 24 * 3600 * 1_000_000
 
 
 @dataclass(frozen=True)
@@ -68,11 +73,13 @@ def arrange(series: SeriesHeaders, *, trust_times: bool = True) -> FrameGrid:
         Several echoes.
     """
     _require_one_echo(series)
+    _continue_past_midnight(series)
     by_position = series.slice_positions()
     if not series.is_mosaic:
         _require_regular_slices(series, list(by_position))
     key = _ordering(by_position)
     ordered = [sorted(frames, key=lambda frame: _rank(frame, key)) for frames in by_position.values()]
+    _require_no_contradiction(ordered, key)
     times_us, clock = _times_us(ordered, series)
     _require_all_slices(ordered, list(by_position), key)
     _require_all_time_points(ordered, series, key)
@@ -80,7 +87,7 @@ def arrange(series: SeriesHeaders, *, trust_times: bool = True) -> FrameGrid:
         return FrameGrid(ordered, None, 0.0, "")
     times_s = (times_us - times_us[0]) * 1e-6
     resolution_s = 1.0 if (times_us % 1_000_000 == times_us[0] % 1_000_000).all() else 0.01
-    if trust_times:
+    if trust_times or np.diff(times_s).max() > _LONGEST_PAUSE_S:
         _require_no_gap(times_s, resolution_s)
     return FrameGrid(ordered, times_s, resolution_s, clock)
 
@@ -133,6 +140,47 @@ def _require_regular_slices(series: SeriesHeaders, positions_mm: list[float]) ->
             f"Slices are missing or unevenly spaced: {gaps_mm[at]:.2f} mm between slice positions "
             f"{positions_mm[at]:.1f} and {positions_mm[at + 1]:.1f} mm, {usual_mm:.2f} mm elsewhere. {_ADVICE}"
         )
+
+
+def _continue_past_midnight(series: SeriesHeaders) -> None:
+    """Let clock times go on past midnight where the date does not: some exports write the date of the study on all."""
+    clock_us = [frame.acquisition_us for frame in series.frames]
+    if None in clock_us:
+        return
+    times_us = np.unique(np.array(clock_us, dtype=np.int64))
+    if times_us.size < 2 or times_us[0] // _DAY_US != times_us[-1] // _DAY_US:
+        return
+    at = int(np.argmax(np.diff(times_us)))
+    if times_us[at + 1] - times_us[at] > _DAY_US // 2:
+        series.frames[:] = [
+            replace(frame, acquisition_us=frame.acquisition_us + _DAY_US)
+            if frame.acquisition_us is not None and frame.acquisition_us <= times_us[at]
+            else frame
+            for frame in series.frames
+        ]
+
+
+def _require_no_contradiction(ordered: list[list[Frame]], key: str) -> None:
+    """Refuse frames whose acquisition times run against the order that was chosen, or the other way round."""
+    names = {
+        "temporal_position": "temporal positions",
+        "acquisition_us": "acquisition times",
+        "trigger_us": "trigger times",
+        "instance_number": "instance numbers",
+    }
+    # Numbers of instances are given anew by some exports, so they bear witness only against trigger times.
+    for witness in {"acquisition_us": ["trigger_us"], "trigger_us": ["instance_number"]}.get(key, ["acquisition_us"]):
+        for frames in ordered:
+            values = [getattr(frame, witness) for frame in frames]
+            if None in values:
+                continue
+            backwards = np.flatnonzero(np.diff(np.array(values, dtype=np.int64)) < 0)
+            # Times within one frame, as of a heart beat, start again with each and say nothing of the order.
+            if backwards.size and not (witness == "trigger_us" and len(set(values)) < len(values)):
+                raise TimingError(
+                    f"The order of the frames is in doubt: by {names[key]} frame {backwards[0] + 2} comes after frame "
+                    f"{backwards[0] + 1}, by {names[witness]} before it. Export the original series again."
+                )
 
 
 def _rank(frame: Frame, key: str) -> int:

@@ -10,20 +10,21 @@ import io
 import math
 import struct
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.uid import UID
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from PerfusionCBVLib.errors import UnreadableInputError
-from PerfusionCBVLib.load_common import cannot_open
+from PerfusionCBVLib.load_common import cannot_open, shown
 
 PARSE_ERRORS = (
     InvalidDicomError,
@@ -36,7 +37,10 @@ PARSE_ERRORS = (
     TypeError,
     NotImplementedError,
     OverflowError,
+    IndexError,
+    RecursionError,
     struct.error,
+    zlib.error,
 )
 """What pydicom raises on damaged headers, by its version and the kind of damage."""
 
@@ -46,7 +50,15 @@ _TAGS = [
     *("ContrastBolusAgent", "ContrastBolusAgentSequence", "ContrastBolusVolume", "ContrastBolusTotalDose"),
     *("AcquisitionDate", "AcquisitionTime", "AcquisitionDateTime", "TriggerTime", "TemporalPositionIdentifier"),
     *("NumberOfTemporalPositions", "TemporalResolution", "InstanceNumber", "ImagePositionPatient"),
-    *("ImageOrientationPatient", "DiffusionBValue", "Rows", "Columns", "SamplesPerPixel", "BitsAllocated"),
+    *(
+        "ImageOrientationPatient",
+        "PixelSpacing",
+        "DiffusionBValue",
+        "Rows",
+        "Columns",
+        "SamplesPerPixel",
+        "BitsAllocated",
+    ),
     *("NumberOfFrames", "MRAcquisitionType", "ScanningSequence", "EchoPulseSequence", "PixelData"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
@@ -71,6 +83,16 @@ class Frame:
     b_value: float | None
 
 
+class Format(NamedTuple):
+    """What all images of a series must have in common."""
+
+    columns: int
+    rows: int
+    spacing_mm: tuple[float, ...] | None
+    component: str
+    """``phase``, ``real`` or ``imaginary``; ``magnitude`` where the header names none of them."""
+
+
 @dataclass
 class SeriesHeaders:
     """What the headers of one series say."""
@@ -84,12 +106,16 @@ class SeriesHeaders:
     file_sha256: dict[str, str] = field(default_factory=dict)
     truncated: list[str] = field(default_factory=list)
     duplicates: int = 0
-    conflicting: int = 0
+    conflicting: list[str] = field(default_factory=list)
+    """Duplicates whose image, place or time differs from the first copy's."""
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    formats: set[Format] = field(default_factory=set)
+    """One where all images are alike."""
 
     @property
     def description(self) -> str:
         """SeriesDescription and, where it says more, ProtocolName."""
-        words = [str(self.header.get(key, "") or "").strip() for key in ("SeriesDescription", "ProtocolName")]
+        words = [shown(self.header.get(key, "") or "", 100) for key in ("SeriesDescription", "ProtocolName")]
         return " / ".join(dict.fromkeys(word for word in words if word)) or "no description"
 
     @property
@@ -106,8 +132,7 @@ class SeriesHeaders:
     @property
     def image_type(self) -> list[str]:
         """Values of ImageType, upper case."""
-        value = self.header.get("ImageType")
-        return [str(v).upper() for v in ([value] if isinstance(value, str) else value or [])]
+        return image_type(self.header)
 
     def is_diffusion_weighted(self) -> bool:
         """Whether any frame has a b-value above 0."""
@@ -155,12 +180,12 @@ def read_headers(files: Iterable[Path]) -> list[SeriesHeaders]:
     """
     series: dict[str, SeriesHeaders] = {}
     for path in files:
+        if not is_dicom_file(path):  # before all of what may be a large file of another kind is read
+            continue
         try:
             content = path.read_bytes()
         except OSError as error:
             raise cannot_open(path, error) from error
-        if content[128:132] != b"DICM":
-            continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom remarks on odd but legible values
             parsed = _parse(content, path)
@@ -170,12 +195,15 @@ def read_headers(files: Iterable[Path]) -> list[SeriesHeaders]:
         digest = hashlib.sha256(content).hexdigest()
         if parsed.instance_uid in one.files:
             one.duplicates += 1
-            one.conflicting += digest != one.file_sha256[parsed.instance_uid]
+            if parsed.fingerprint != one.fingerprints[parsed.instance_uid]:
+                one.conflicting.append(path.name)
             continue
         if not parsed.is_whole:
             one.truncated.append(path.name)
+        one.formats.add(_format(parsed.dataset))
         one.files[parsed.instance_uid] = path
         one.file_sha256[parsed.instance_uid] = digest
+        one.fingerprints[parsed.instance_uid] = parsed.fingerprint
         one.frames.extend(parsed.frames)
     return sorted(series.values(), key=lambda one: (number(one.header, "SeriesNumber") or 0, one.uid))
 
@@ -187,6 +215,12 @@ def number(dataset: Dataset, keyword: str) -> float | None:
     except (TypeError, ValueError):
         return None
     return value if math.isfinite(value) else None
+
+
+def image_type(dataset: Dataset) -> list[str]:
+    """Return the values of ImageType, upper case."""
+    value = dataset.get("ImageType")
+    return [str(v).upper() for v in ([value] if isinstance(value, str) else value or [])]
 
 
 def functional_group(dataset: Dataset, frame: int, sequence: str) -> Dataset:
@@ -205,11 +239,19 @@ class _Parsed:
     instance_uid: str
     frames: list[Frame]
     is_whole: bool
+    fingerprint: str
+    """Of the images, their places and times: equal in copies that differ in nothing that matters."""
 
 
 def _parse(content: bytes, path: Path) -> _Parsed | None:
     """Return what one file holds, None for what is no image: a DICOMDIR, report or presentation state."""
     try:
+        # Before it is inflated: a deflated file may hold a thousand times its size, and dcm2niix reads none.
+        meta = pydicom.filereader.read_file_meta_info(path)
+        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            raise UnreadableInputError(
+                f"The DICOM file {path.name} is deflated as a whole, which is not read here. Export it uncompressed."
+            )
         dataset = pydicom.dcmread(io.BytesIO(content), specific_tags=_TAGS)
         has_pixels = "PixelData" in dataset
         if not has_pixels and "Image Storage" not in UID(dataset.file_meta.get("MediaStorageSOPClassUID", "")).name:
@@ -224,9 +266,25 @@ def _parse(content: bytes, path: Path) -> _Parsed | None:
         raise _damaged(path) from error
     if not series_uid or not instance_uid:
         raise _damaged(path)
+    digest = hashlib.sha256(repr([replace(frame, file=Path()) for frame in frames]).encode())
     if has_pixels:
+        digest.update(dataset.PixelData)
         del dataset.PixelData
-    return _Parsed(dataset, series_uid, instance_uid, frames, is_whole)
+    return _Parsed(dataset, series_uid, instance_uid, frames, is_whole, digest.hexdigest())
+
+
+_COMPONENTS = {
+    **dict.fromkeys(("P", "PHASE", "PHASE MAP"), "phase"),
+    **dict.fromkeys(("R", "REAL"), "real"),
+    **dict.fromkeys(("I", "IMAGINARY"), "imaginary"),
+}
+
+
+def _format(dataset: Dataset) -> Format:
+    words = image_type(dataset)[2:]
+    component = next((_COMPONENTS[word] for word in words if word in _COMPONENTS), "magnitude")
+    columns, rows = (_integer(dataset, keyword) or 0 for keyword in ("Columns", "Rows"))
+    return Format(columns, rows, _vector(dataset, "PixelSpacing", 2), component)
 
 
 def _damaged(path: Path) -> UnreadableInputError:

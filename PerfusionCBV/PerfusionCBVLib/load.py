@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 from typing import TypedDict
 
 from PerfusionCBVLib.archive import extracted
 from PerfusionCBVLib.errors import UnreadableInputError
-from PerfusionCBVLib.load_common import GIVEN_BY_USER, cannot_open, require_seconds, sha256_of_file
+from PerfusionCBVLib.load_common import (
+    GIVEN_BY_USER,
+    cannot_open,
+    require_plain_file,
+    require_seconds,
+    sha256_of_file,
+    shown,
+)
 from PerfusionCBVLib.load_dicom import is_dicom_file, load_dicom
 from PerfusionCBVLib.load_nifti import load_nifti
 from PerfusionCBVLib.load_nrrd import load_nrrd
@@ -17,6 +25,8 @@ from PerfusionCBVLib.series import DynamicSeries
 
 _NIFTI = (".nii", ".nii.gz")
 _NRRD = (".nrrd", ".nhdr")
+MOST_FILES = 200_000
+
 _SUPPORTED = "a DICOM folder or .zip, a 4D NIfTI (.nii, .nii.gz) or a Slicer sequence (.seq.nrrd)"
 
 
@@ -67,10 +77,15 @@ def load_series(
         if value_s is not None:
             require_seconds(name, value_s, GIVEN_BY_USER)
     times: _UserTimes = {"echo_time_s": echo_time_s, "repetition_time_s": repetition_time_s}
-    if not path.exists():
+    try:
+        is_there = path.exists()
+    except (OSError, ValueError) as error:  # a name too long, a folder on the way that may not be entered
+        raise cannot_open(path, error) from error
+    if not is_there:
         raise UnreadableInputError(f"There is no file or folder {path}. Check the path.")
     if path.is_dir():
         return _load_folder(path, times, series_uid)
+    require_plain_file(path)
     name = path.name.lower()
     if name.endswith(".zip"):
         return _load_zip(path, times, series_uid)
@@ -96,7 +111,7 @@ def _load_folder(folder: Path, times: _UserTimes, series_uid: str | None) -> Dyn
             "folder."
         )
     kinds = Counter(file.suffix.lower() or "no extension" for file in files)
-    found = ", ".join(f"{count} × {kind}" for kind, count in kinds.most_common(5))
+    found = ", ".join(f"{count} × {shown(kind)}" for kind, count in kinds.most_common(5))
     raise UnreadableInputError(
         f"The folder {folder.name} holds no DICOM files (found {found}); {_SUPPORTED} is needed."
     )
@@ -119,13 +134,25 @@ def _load_zip(path: Path, times: _UserTimes, series_uid: str | None) -> DynamicS
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Return all files below a folder, sorted, but for the hidden tree of resource forks in a Mac's archives."""
+    """Return all files below a folder, sorted, but for the hidden tree of resource forks in a Mac's archives.
+
+    Links to folders are not followed, so that a loop has an end; pipes and devices are left out.
+
+    Raises
+    ------
+    UnreadableInputError
+        The folder can't be listed, or holds more files than any study.
+    """
     try:
-        files = sorted(file for file in folder.rglob("*") if file.is_file())
-        return [f for f in files if "__MACOSX" not in f.relative_to(folder).parts and not f.name.startswith("._")]
+        files = list(islice((file for file in folder.rglob("*") if file.is_file()), MOST_FILES + 1))
     except OSError as error:
         raise cannot_open(folder, error) from error
+    if len(files) > MOST_FILES:
+        raise UnreadableInputError(
+            f"The folder {folder.name} holds more than {MOST_FILES} files. Pass the folder of one examination."
+        )
+    return sorted(f for f in files if "__MACOSX" not in f.relative_to(folder).parts and not f.name.startswith("._"))
 
 
 def _listed(names: list[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(map(shown, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")

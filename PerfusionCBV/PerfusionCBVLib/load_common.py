@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,11 @@ GIVEN_BY_USER = "given by the user"
 
 LARGEST_SERIES_SAMPLES = 4 * 1024**3
 """Above this a header is damaged or hostile rather than a DSC series; 16 GiB as float32."""
+
+LARGEST_RATIO = 200
+"""Unpacked over packed size; images rarely exceed 10, empty ones reach about 100."""
+
+RATIO_MATTERS_ABOVE_BYTES = 100 * 1024**2
 
 SECONDS_PER_UNIT = {
     **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1.0),
@@ -90,7 +96,7 @@ def collect_multi_volume(collector: AcquisitionCollector, attributes: Mapping[st
             value = float(text)
         except ValueError as error:
             raise UnreadableInputError(
-                f"{key} in {where} is {text!r}, but one number is needed. Save it again from Slicer."
+                f"{key} in {where} is {shown(text)!r}, but one number is needed. Save it again from Slicer."
             ) from error
         collector.add(value_name, value * factor, f"{where}: {key}")
 
@@ -139,6 +145,74 @@ def require_plausible_size(shape: tuple[int, ...], name: str) -> None:
         )
 
 
+def require_plausible_ratio(unpacked_bytes: int, packed_bytes: int, name: str) -> None:
+    """Refuse compressed content that is out of all proportion to its file, before it is unpacked.
+
+    Raises
+    ------
+    UnreadableInputError
+    """
+    if unpacked_bytes > RATIO_MATTERS_ABOVE_BYTES and unpacked_bytes > LARGEST_RATIO * packed_bytes:
+        raise UnreadableInputError(
+            f"{name} would unpack from {packed_bytes / 1e6:.1f} MB to {unpacked_bytes / 1e6:.0f} MB, which images do "
+            "not; it was not unpacked. Unpack it yourself, if you trust where it comes from."
+        )
+
+
+def require_plain_file(path: Path) -> None:
+    """Refuse what is missing and what is no plain file: reading a pipe or a device may never end.
+
+    Raises
+    ------
+    UnreadableInputError
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:  # ValueError: NUL in the name
+        raise cannot_open(path, error) from error
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "a pipe or device"
+        raise UnreadableInputError(f"{shown(path.name)} is {what}, but a file is needed. Pass the file itself.")
+
+
+def read_text(path: Path, most_bytes: int) -> str:
+    """Return the text (UTF-8) of a small file.
+
+    Raises
+    ------
+    UnreadableInputError
+        It can't be opened.
+    ValueError
+        It is longer than `most_bytes`, or no text.
+    """
+    require_plain_file(path)
+    try:
+        if path.stat().st_size > most_bytes:
+            raise ValueError(f"it is longer than {most_bytes} bytes")
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise cannot_open(path, error) from error
+
+
+def shown(value: object, most: int = 60) -> str:
+    """Return a value from a file as a message can show it: on one line, legible, not longer than `most` characters."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(value).split()))
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def require_usable_affine(affine: np.ndarray, name: str) -> None:
+    """Refuse an affine that is not finite or can't be inverted, or that no patient fits into.
+
+    Raises
+    ------
+    GeometryError
+    """
+    if not np.isfinite(affine).all() or np.abs(affine).max() > 1e9 or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise GeometryError(
+            f"{name} has no usable geometry (its affine is not an invertible 4 × 4 matrix in mm). Export it again."
+        )
+
+
 def grid_shift_mm(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
     """Return the largest distance, mm, between the corners of two grids of one shape, given by their affines."""
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], indexing="ij")).reshape(3, -1)
@@ -160,9 +234,9 @@ def sha256_of_file(path: Path) -> str:
         raise cannot_open(path, error) from error
 
 
-def cannot_open(path: Path, error: OSError) -> UnreadableInputError:
+def cannot_open(path: Path, error: OSError | ValueError) -> UnreadableInputError:
     """Return the error for a file that the system does not let us read."""
+    reason = getattr(error, "strerror", None) or type(error).__name__
     return UnreadableInputError(
-        f"{path.name} can't be opened ({error.strerror or type(error).__name__}). "
-        "Check that it exists, is complete and that you may read it."
+        f"{shown(path.name)} can't be opened ({reason}). Check that it exists, is complete and that you may read it."
     )

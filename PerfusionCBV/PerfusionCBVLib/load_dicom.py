@@ -9,11 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from PerfusionCBVLib.dicom_convert import convert, require_same_images
+from PerfusionCBVLib.dicom_check import require_same_images
+from PerfusionCBVLib.dicom_convert import convert
 from PerfusionCBVLib.dicom_frames import FrameGrid, arrange, regularised
 from PerfusionCBVLib.dicom_headers import SeriesHeaders, functional_group, is_dicom_file, number, read_headers
 from PerfusionCBVLib.errors import GeometryError, TimingError, UnreadableInputError
-from PerfusionCBVLib.load_common import GIVEN_BY_USER, ask_for_interval, start_collecting, uniform_times_s
+from PerfusionCBVLib.load_common import (
+    GIVEN_BY_USER,
+    ask_for_interval,
+    require_plausible_size,
+    shown,
+    start_collecting,
+    uniform_times_s,
+)
 from PerfusionCBVLib.load_nifti import sidecar_number
 from PerfusionCBVLib.series import MINIMUM_FRAMES, DynamicSeries
 
@@ -61,10 +69,13 @@ def load_dicom(
     if series.truncated:
         raise _truncated(series.truncated)
     if series.duplicates:
-        differ = f", of which {series.conflicting} differ from the first copy" if series.conflicting else ""
-        notes.append(
-            f"{series.duplicates} images occur more than once (same SOPInstanceUID) and were read once{differ}."
+        notes.append(f"{series.duplicates} images occur more than once (same SOPInstanceUID) and were read once.")
+    if series.conflicting:
+        raise UnreadableInputError(
+            f"The DICOM file {shown(series.conflicting[0])} has the SOPInstanceUID of another image of the series but "
+            "another content, so it is in doubt which is right. Export the series again."
         )
+    _require_one_format(series)
     grid = arrange(series, trust_times=repetition_time_s is None)
     frames = len(grid.frames[0])
     if frames < MINIMUM_FRAMES:
@@ -73,8 +84,10 @@ def load_dicom(
             "baseline, the bolus and its tail. Choose the dynamic (perfusion) series, or check that the "
             "export is complete."
         )
+    sides = [int(number(series.header, key) or 1) for key in ("Columns", "Rows")]
+    require_plausible_size((*sides, len(series.frames)), f"the series {series.description!r}")
     signal, affine, sidecar = convert(series, grid)
-    require_same_images(signal, affine, grid, is_mosaic=series.is_mosaic)
+    require_same_images(signal, affine, grid, series)
 
     times_s, source = _frame_times_s(grid, sidecar, series, repetition_time_s)
     notes.append(f"Frame times: {source}.")
@@ -106,7 +119,7 @@ def choose_series(found: list[SeriesHeaders], series_uid: str | None) -> tuple[S
     """
     if not found:
         raise UnreadableInputError("There are no DICOM images here. Pass the folder of the dynamic (perfusion) series.")
-    listed = "; ".join(_label(one) for one in found)
+    listed = _listed(found)
     if series_uid is not None:
         chosen = [one for one in found if one.uid == series_uid]
         if not chosen:
@@ -121,7 +134,7 @@ def choose_series(found: list[SeriesHeaders], series_uid: str | None) -> tuple[S
             raise _no_dynamic_series(found, listed)
     if len(chosen) > 1:
         raise UnreadableInputError(
-            f"{len(chosen)} series may be the perfusion series: {'; '.join(_label(one) for one in chosen)}. Pass the "
+            f"{len(chosen)} series may be the perfusion series: {_listed(chosen)}. Pass the "
             "folder of one series, or its UID."
         )
     one = chosen[0]
@@ -131,7 +144,7 @@ def choose_series(found: list[SeriesHeaders], series_uid: str | None) -> tuple[S
         )
     notes = []
     if len(found) > 1:
-        left = "; ".join(_label(other) for other in found if other is not one)
+        left = _listed([other for other in found if other is not one])
         notes.append(f"Of {len(found)} series, {_label(one)} was read. Left: {left}.")
     if kind := _looks_like(one):
         notes.append(f"The series' description suggests {kind}, not DSC perfusion.")
@@ -168,8 +181,32 @@ def _truncated(names: list[str]) -> UnreadableInputError:
     return UnreadableInputError(f"The DICOM file {names[0]} is truncated{more}. Export the series again.")
 
 
+def _require_one_format(series: SeriesHeaders) -> None:
+    components = sorted({one.component for one in series.formats})
+    if components != ["magnitude"]:
+        raise UnreadableInputError(
+            f"The series {series.description!r} holds {' and '.join(components)} images (ImageType); magnitude alone "
+            "is needed. Pass a folder with the magnitude images."
+        )
+    if len(series.formats) > 1:
+        listed = sorted({f"{one.columns} × {one.rows} pixels of {_spacing(one.spacing_mm)}" for one in series.formats})
+        raise GeometryError(
+            f"The series {series.description!r} holds images of different size: {', '.join(listed[:3])}. Export the "
+            "original series."
+        )
+
+
+def _spacing(spacing_mm: tuple[float, ...] | None) -> str:
+    return "unknown size" if spacing_mm is None else f"{' × '.join(f'{v:g}' for v in spacing_mm)} mm"
+
+
 def _modality(series: SeriesHeaders) -> str:
-    return str(series.header.get("Modality", "") or "of unknown modality")
+    return shown(series.header.get("Modality", "") or "of unknown modality")
+
+
+def _listed(series: list[SeriesHeaders], most: int = 20) -> str:
+    more = f"; and {len(series) - most} more" if len(series) > most else ""
+    return "; ".join(_label(one) for one in series[:most]) + more
 
 
 def _is_perfusion(series: SeriesHeaders) -> bool:
@@ -192,7 +229,7 @@ def _label(series: SeriesHeaders) -> str:
     described = f"described as {kind}, " if kind else ""
     return (
         f"{'without number' if count is None else f'number {count:g}'} "
-        f"({described}{frames} frame{'s' if frames != 1 else ''}, UID {series.uid})"
+        f"({described}{frames} frame{'s' if frames != 1 else ''}, UID {shown(series.uid, 64)})"
     )
 
 
@@ -237,7 +274,7 @@ def _acquisition_values(series: SeriesHeaders) -> list[tuple[str, Any, str]]:
     timing = functional_group(header, 0, "MRTimingAndRelatedParametersSequence")
     echo = functional_group(header, 0, "MREchoSequence")
     agents = header.get("ContrastBolusAgentSequence") or []
-    coded_agent = str(agents[0].get("CodeMeaning", "") or "") if agents else ""
+    coded_agent = shown(agents[0].get("CodeMeaning", "") or "") if agents else ""
     return [
         ("echo_time_s", milliseconds(number(header, "EchoTime")), "DICOM EchoTime"),
         ("echo_time_s", milliseconds(number(echo, "EffectiveEchoTime")), "DICOM EffectiveEchoTime"),
@@ -246,8 +283,8 @@ def _acquisition_values(series: SeriesHeaders) -> list[tuple[str, Any, str]]:
         ("flip_angle_deg", number(header, "FlipAngle") or None, "DICOM FlipAngle"),
         ("flip_angle_deg", number(timing, "FlipAngle") or None, "DICOM FlipAngle"),
         ("field_strength_t", number(header, "MagneticFieldStrength") or None, "DICOM MagneticFieldStrength"),
-        ("manufacturer", str(header.get("Manufacturer", "") or "").strip() or None, "DICOM Manufacturer"),
-        ("contrast_agent", str(header.get("ContrastBolusAgent", "") or "").strip() or None, "DICOM ContrastBolusAgent"),
+        ("manufacturer", shown(header.get("Manufacturer", "") or "") or None, "DICOM Manufacturer"),
+        ("contrast_agent", shown(header.get("ContrastBolusAgent", "") or "") or None, "DICOM ContrastBolusAgent"),
         ("contrast_agent", coded_agent or None, "DICOM ContrastBolusAgentSequence"),
         # The total dose counts undiluted agent, the volume what was injected.
         ("contrast_dose_ml", number(header, "ContrastBolusTotalDose") or None, "DICOM ContrastBolusTotalDose"),

@@ -4,34 +4,35 @@ from __future__ import annotations
 
 import json
 import math
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 
 from PerfusionCBVLib.errors import GeometryError, TimingError, UnreadableInputError
 from PerfusionCBVLib.load_common import (
     GIVEN_BY_USER,
     AcquisitionCollector,
     ask_for_interval,
-    cannot_open,
-    require_plausible_size,
+    read_text,
     require_seconds,
+    require_usable_affine,
     sha256_of_file,
+    shown,
     start_collecting,
     uniform_times_s,
 )
+from PerfusionCBVLib.nifti_file import BROKEN_NIFTI, damaged_nifti, open_nifti
 from PerfusionCBVLib.series import DynamicSeries
 
 _SECONDS_PER_UNIT = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
 _MM_PER_UNIT = {"mm": 1.0, "meter": 1e3, "micron": 1e-3, "unknown": 1.0}
 
 FRAMES_AT_ONCE = 8
+
+LARGEST_SIDECAR_BYTES = 16 * 1024**2
 
 LARGEST_INTERVAL_DISAGREEMENT = 0.01
 """Between header and sidecar; more is a contradiction, less is rounding."""
@@ -100,14 +101,7 @@ def read_nifti(path: Path) -> tuple[nibabel.Nifti1Image, np.ndarray, np.ndarray,
     GeometryError
         Not four-dimensional.
     """
-    try:
-        image = nibabel.load(path, keep_file_open=True)  # frames are read one after the other
-    except (ImageFileError, HeaderDataError, EOFError, zlib.error, ValueError) as error:
-        raise _damaged(path) from error
-    except OSError as error:
-        raise (cannot_open(path, error) if error.errno else _damaged(path)) from error
-    if not isinstance(image, nibabel.Nifti1Image):
-        raise UnreadableInputError(f"{path.name} is no NIfTI image but {type(image).__name__}. Convert it to NIfTI.")
+    image = open_nifti(path)
     shape = image.shape
     # Some programs write time as the fifth dimension, as NIfTI prescribes for vectors.
     spatial_and_time = tuple(n for axis, n in enumerate(shape) if axis < 3 or n > 1)
@@ -116,18 +110,19 @@ def read_nifti(path: Path) -> tuple[nibabel.Nifti1Image, np.ndarray, np.ndarray,
             f"{path.name} has {len(shape)} dimensions ({' x '.join(map(str, shape))}); a DSC-MRI series has 4 (x, y, "
             "z, time). Choose the dynamic (perfusion) series, not a single volume."
         )
-    require_plausible_size(shape, path.name)
     kind = image.get_data_dtype()
     if kind.kind not in "iuf":
         raise UnreadableInputError(
             f"{path.name} holds {'complex' if kind.kind == 'c' else 'colour'} values; a magnitude series is needed."
         )
     try:
-        signal = _read_in_blocks(image, spatial_and_time)
-    except (EOFError, zlib.error, ValueError, OSError) as error:
-        raise _damaged(path) from error
+        with np.errstate(all="ignore"):  # what overflows is infinite, and counts as invalid
+            signal = _read_in_blocks(image, spatial_and_time)
+    except (*BROKEN_NIFTI, OSError) as error:
+        raise damaged_nifti(path) from error
 
     affine, notes = _affine_mm(image)
+    require_usable_affine(affine, path.name)
     return image, signal, affine, notes
 
 
@@ -154,10 +149,9 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     UnreadableInputError
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise cannot_open(path, error) from error
-    except ValueError as error:  # both JSONDecodeError and UnicodeDecodeError
+        # Not strict: dcm2niix copies control characters of DICOM texts as they are.
+        content = json.loads(read_text(path, LARGEST_SIDECAR_BYTES), strict=False)
+    except (ValueError, RecursionError) as error:  # ValueError: both JSONDecodeError and UnicodeDecodeError
         raise UnreadableInputError(f"The sidecar {path.name} is no valid JSON. Correct it or move it away.") from error
     if not isinstance(content, dict):
         raise UnreadableInputError(f"The sidecar {path.name} holds no named values. Correct it or move it away.")
@@ -175,10 +169,11 @@ def sidecar_number(sidecar: Mapping[str, Any], key: str, name: str) -> float | N
     value = sidecar.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    # JSON knows whole numbers of any length, which no float holds.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -1e300 < value < 1e300:
         more = " Dual-echo series are not supported yet; pass one echo." if isinstance(value, list) else ""
         raise UnreadableInputError(
-            f"{key} in {name} is {value!r}, but one number is needed.{more} Correct the sidecar."
+            f"{key} in {name} is {shown(repr(value))}, but one number is needed.{more} Correct the sidecar."
         )
     return float(value)
 
@@ -195,7 +190,7 @@ def _collect_sidecar(collector: AcquisitionCollector, sidecar: Mapping[str, Any]
             collector.add(value_name, sidecar_number(sidecar, key, name), f"{name}: {key}")
     for value_name, key in (("manufacturer", "Manufacturer"), ("contrast_agent", "ContrastBolusIngredient")):
         if sidecar.get(key):
-            collector.add(value_name, str(sidecar[key]), f"{name}: {key}")
+            collector.add(value_name, shown(sidecar[key], 200), f"{name}: {key}")
 
 
 def _frame_times_s(
@@ -231,7 +226,7 @@ def _frame_times_s(
 def _listed_times_s(values: Any, frames: int, where: str) -> np.ndarray:
     try:
         times_s = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise TimingError(f"{where} is no list of times. Correct it, or pass --repetition-time.") from error
     if times_s.shape != (frames,):
         raise TimingError(
@@ -248,7 +243,7 @@ def _header_interval_s(image: nibabel.Nifti1Image) -> float | None:
         return None
     zooms = image.header.get_zooms()
     # Time is the fourth dimension where NIfTI has its unit; a fifth dimension has none.
-    if unit not in _SECONDS_PER_UNIT or image.shape[3] == 1 or not zooms[3] > 0:
+    if unit not in _SECONDS_PER_UNIT or image.shape[3] == 1 or not 0 < zooms[3] < math.inf:
         return None
     return float(np.float64(str(zooms[3])) * _SECONDS_PER_UNIT[unit])
 
@@ -266,7 +261,3 @@ def _affine_mm(image: nibabel.Nifti1Image) -> tuple[np.ndarray, list[str]]:
             "The NIfTI header gives no orientation (sform and qform code 0): left and right can't be told from it."
         )
     return affine, notes
-
-
-def _damaged(path: Path) -> UnreadableInputError:
-    return UnreadableInputError(f"{path.name} is truncated, damaged or no NIfTI file. Copy or export it again.")

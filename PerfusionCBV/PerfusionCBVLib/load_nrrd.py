@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-import nrrd
 import numpy as np
 
-from PerfusionCBVLib.errors import GeometryError, UnreadableInputError
+from PerfusionCBVLib.errors import GeometryError
 from PerfusionCBVLib.load_common import (
     CLOCKS,
     GIVEN_BY_USER,
     SECONDS_PER_UNIT,
     ask_for_interval,
-    cannot_open,
     collect_multi_volume,
-    require_plausible_size,
     sha256_of_file,
+    shown,
     start_collecting,
     uniform_times_s,
 )
+from PerfusionCBVLib.nrrd_file import data_file, read_header, read_nrrd
 from PerfusionCBVLib.series import DynamicSeries
 
 _TO_RAS = {
@@ -57,7 +54,13 @@ def load_nrrd(
     UnreadableInputError, GeometryError, TimingError, QualityError
         As `load.load_series` describes.
     """
-    header, data = _read(path)
+    sizes = read_header(path)["sizes"]
+    if len(sizes) != 4:
+        raise GeometryError(
+            f"{path.name} has {len(sizes)} dimensions ({' x '.join(map(str, sizes))}); a DSC-MRI series has 4 "
+            "(x, y, z, time). Choose the dynamic (perfusion) series, not a single volume."
+        )
+    header, data = read_nrrd(path)
     time_axis = _time_axis(header, path.name)
     affine = nrrd_affine(header, time_axis, path.name)
     signal = np.moveaxis(data, time_axis, -1)
@@ -72,8 +75,8 @@ def load_nrrd(
     interval_s = float(np.median(np.diff(times_s))) if frames > 1 else None
     collector.add("repetition_time_s", interval_s, f"frame interval ({source})")
     hashes = {path.name: sha256_of_file(path)}
-    for data_file in _detached_files(path, header):
-        hashes[data_file.name] = sha256_of_file(data_file)
+    if (detached := data_file(path, header)) is not None:
+        hashes[detached.name] = sha256_of_file(detached)
     return DynamicSeries(
         signal=signal,
         affine=affine,
@@ -84,30 +87,6 @@ def load_nrrd(
         input_sha256=hashes,
         notes=(f"Frame times: {source}.",),
     )
-
-
-def _read(path: Path) -> tuple[dict[str, Any], np.ndarray]:
-    # StopIteration and TypeError: what pynrrd raises on an empty file and on one without data.
-    broken = (nrrd.NRRDError, ValueError, LookupError, TypeError, StopIteration, EOFError, zlib.error)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pynrrd warns about repeated header fields, which Slicer's do not need
-            header = nrrd.read_header(str(path))
-            sizes = tuple(int(n) for n in header["sizes"])
-            if len(sizes) != 4:
-                raise GeometryError(
-                    f"{path.name} has {len(sizes)} dimensions ({' x '.join(map(str, sizes))}); a DSC-MRI series has 4 "
-                    "(x, y, z, time). Choose the dynamic (perfusion) series, not a single volume."
-                )
-            require_plausible_size(sizes, path.name)
-            data, header = nrrd.read(str(path), index_order="F")
-    except broken as error:
-        raise UnreadableInputError(
-            f"{path.name} is truncated, damaged or no NRRD file. Copy it or save it again."
-        ) from error
-    except OSError as error:
-        raise cannot_open(path, error) from error
-    return dict(header), data
 
 
 def _time_axis(header: Mapping[str, Any], name: str) -> int:
@@ -137,19 +116,26 @@ def nrrd_affine(header: Mapping[str, Any], other_axis: int | None, name: str) ->
     space = _SHORT_SPACES.get(space, space)
     if space not in _TO_RAS or "space directions" not in header or "space origin" not in header:
         raise GeometryError(
-            f"{name} gives no position and orientation in the patient (space is {space or 'missing'!r}). Save it from "
-            "Slicer, or convert it to NIfTI."
+            f"{name} gives no position and orientation in the patient (space is {shown(space) or 'missing'!r}). "
+            "Save it from Slicer, or convert it to NIfTI."
         )
     units = [str(unit) for unit in header.get("space units", [])]
     if any(unit not in ("", "mm") for unit in units):
-        raise GeometryError(f"{name} gives positions in {', '.join(units)}; mm is needed. Save it again from Slicer.")
+        raise GeometryError(
+            f"{name} gives positions in {shown(', '.join(units))}; mm is needed. Save it again from Slicer."
+        )
     rows = [row for axis, row in enumerate(header["space directions"]) if axis != other_axis]
-    directions = np.array(
-        [np.full(3, np.nan) if row is None else np.asarray(row)[:3] for row in rows], dtype=np.float64
-    )
-    affine = np.eye(4)
-    affine[:3, :3] = directions.T
-    affine[:3, 3] = np.asarray(header["space origin"], dtype=np.float64)[:3]
+    try:
+        directions = np.array(
+            [np.full(3, np.nan) if row is None else np.asarray(row)[:3] for row in rows], dtype=np.float64
+        )
+        affine = np.eye(4)
+        affine[:3, :3] = directions.reshape(3, 3).T
+        affine[:3, 3] = np.asarray(header["space origin"], dtype=np.float64)[:3]
+    except ValueError as error:
+        raise GeometryError(
+            f"{name} gives no usable position and orientation (space directions or origin). Save it from Slicer."
+        ) from error
     affine[:3] *= np.array(_TO_RAS[space])[:, None]
     return affine
 
@@ -174,12 +160,12 @@ def _frame_times_s(header: Mapping[str, Any], time_axis: int, frames: int, name:
         candidates.append(("spacings", values, _axis_unit(header, time_axis)))
 
     if clock.lower() not in CLOCKS:
-        raise ask_for_interval(f"The frames of {name} are labelled with {clock}, which is no time.")
+        raise ask_for_interval(f"The frames of {name} are labelled with {shown(clock)}, which is no time.")
     found = "no times"
     for key, values, unit in candidates:
         factor = SECONDS_PER_UNIT.get(unit.strip().lower())
         if factor is None:
-            found = f"{key!r} without a unit of time" + (f" (unit {unit!r})" if unit else "")
+            found = f"{key!r} without a unit of time" + (f" (unit {shown(unit)!r})" if unit else "")
             continue
         try:
             times = np.array([float(value) for value in values], dtype=np.float64) * factor
@@ -190,6 +176,8 @@ def _frame_times_s(header: Mapping[str, Any], time_axis: int, frames: int, name:
             raise ask_for_interval(
                 f"{name} has {frames} frames but {times.size} values in {key!r}; frames are missing."
             )
+        if not np.isfinite(times).all():
+            raise ask_for_interval(f"{name} has times in {key!r} that are no numbers.")
         return times - times[0], f"{name}: {key} in {unit.strip()}"
     raise ask_for_interval(f"{name} gives {found} for its {frames} frames.")
 
@@ -197,15 +185,3 @@ def _frame_times_s(header: Mapping[str, Any], time_axis: int, frames: int, name:
 def _axis_unit(header: Mapping[str, Any], axis: int) -> str:
     units = header.get("units")
     return "" if units is None or len(units) <= axis else str(units[axis]).strip()
-
-
-def _detached_files(path: Path, header: Mapping[str, Any]) -> list[Path]:
-    entry = str(header.get("data file", header.get("datafile", ""))).strip()
-    if not entry:
-        return []
-    data_file = path.parent / entry
-    if not data_file.is_file():  # a list or pattern of files, one for each frame
-        raise UnreadableInputError(
-            f"{path.name} keeps its data in several files; save it as one .seq.nrrd file from Slicer."
-        )
-    return [data_file]

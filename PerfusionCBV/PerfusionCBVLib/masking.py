@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-from PerfusionCBVLib.errors import GeometryError, QualityError, UnreadableInputError
-from PerfusionCBVLib.load_common import grid_shift_mm, same_grid
+from PerfusionCBVLib.errors import GeometryError, QualityError
+from PerfusionCBVLib.load_common import grid_shift_mm, require_usable_affine, same_grid
+from PerfusionCBVLib.nifti_file import read_labels
 from PerfusionCBVLib.series import DynamicSeries
 
 SCALP_FRACTION = 0.45
@@ -173,7 +173,7 @@ def validate_mask(mask: np.ndarray, series: DynamicSeries, affine: np.ndarray | 
                 f"{_point(series.affine)} with {_by(series.voxel_size_mm, 'mm')}. Draw the mask on this series, or "
                 "resample it to the series' grid."
             )
-    inside = np.nan_to_num(mask.astype(np.float32, copy=False)) != 0
+    inside = (mask != 0) & ~np.isnan(mask)
     if not inside.any():
         raise GeometryError("The mask is empty. Give a mask that marks the brain, or leave it out to have it found.")
     return inside
@@ -189,14 +189,9 @@ def read_mask(path: Path, series: DynamicSeries) -> np.ndarray:
     GeometryError
         See `validate_mask`.
     """
-    try:
-        image = nib.load(path)
-        values = np.asanyarray(image.dataobj)  # type: ignore[attr-defined]
-    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
-        raise UnreadableInputError(
-            f"The mask {path} can't be read ({error}). Give a NIfTI on the series' grid."
-        ) from error
-    return validate_mask(values, series, image.affine)  # type: ignore[attr-defined]
+    values, affine = read_labels(Path(path))
+    require_usable_affine(affine, f"The mask {Path(path).name}")
+    return validate_mask(values, series, affine)
 
 
 def _temporal_mean(signal: np.ndarray) -> np.ndarray:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import re
-import warnings
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import nibabel as nib
-import nrrd
 import numpy as np
 
 from PerfusionCBVLib.errors import GeometryError, UnreadableInputError
-from PerfusionCBVLib.load_common import require_plausible_size
+from PerfusionCBVLib.load_common import require_usable_affine, shown
 from PerfusionCBVLib.load_nrrd import nrrd_affine
 from PerfusionCBVLib.measures.regions import Region
+from PerfusionCBVLib.nifti_file import read_labels
+from PerfusionCBVLib.nrrd_file import read_nrrd
 
 LARGEST_MISFIT = 0.1
 """Of a voxel, as far as a drawn grid may lie off the map's."""
+
+LONGEST_NAME = 200
 
 MOST_LABELS = 256
 """A file with more different values is an image, not a label map."""
@@ -58,6 +58,7 @@ def read_regions(path: Path | str, shape: tuple[int, int, int], affine: np.ndarr
         raise UnreadableInputError(
             f"{path.name} is no label file that can be read here. Give .nii, .nii.gz, .nrrd or .seg.nrrd."
         )
+    require_usable_affine(own_affine, path.name)
     _require_labels(values, path.name)
     values = _on_grid(values, own_affine, shape, affine, path.name)
     named = _segments(header, path, values.shape[0]) or _labels(values)
@@ -71,38 +72,21 @@ def read_regions(path: Path | str, shape: tuple[int, int, int], affine: np.ndarr
     twice = sorted({r.name for r in regions if [other.name for other in regions].count(r.name) > 1})
     if twice:
         raise UnreadableInputError(
-            f"{path.name} has several segments called {', '.join(twice)}; their measures could not be told apart. "
-            "Rename them."
+            f"{path.name} has several segments called {shown(', '.join(twice), 200)}; their measures could not be told "
+            "apart. Rename them."
         )
     return tuple(regions)
 
 
 def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        image: Any = nib.load(path)
-        shape = tuple(image.shape)
-        require_plausible_size(shape, path.name)
-        values = np.asanyarray(image.dataobj)
-    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
-        raise _unreadable(path, error) from error
-    if values.ndim > 3 and all(n == 1 for n in shape[3:]):
-        values = values.reshape(shape[:3])
+    values, affine = read_labels(path)
     if values.ndim != 3:
         raise GeometryError(f"{path.name} has {values.ndim} dimensions; a label map has 3 (x, y, z).")
-    return values[np.newaxis], np.asarray(image.affine)
+    return values[np.newaxis], affine
 
 
 def _read_nrrd(path: Path) -> tuple[np.ndarray, np.ndarray, Mapping[str, Any]]:
-    # StopIteration and TypeError: what pynrrd raises on an empty file and on one without data.
-    broken = (nrrd.NRRDError, ValueError, LookupError, TypeError, StopIteration, EOFError, OSError, zlib.error)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about repeated header fields, as in load_nrrd
-            sizes = tuple(int(n) for n in nrrd.read_header(str(path))["sizes"])
-            require_plausible_size(sizes, path.name)
-            values, header = nrrd.read(str(path), index_order="F")
-    except broken as error:
-        raise _unreadable(path, error) from error
+    header, values = read_nrrd(path)
     if values.ndim not in (3, 4):
         raise GeometryError(f"{path.name} has {values.ndim} dimensions; a segmentation has 3, or 4 with layers.")
     layers = None
@@ -176,7 +160,7 @@ def _segments(header: Mapping[str, Any], path: Path, layers: int) -> list[_Segme
     try:
         found = [
             _Segment(
-                names.get(i) or str(header[f"Segment{i}_ID"]),
+                shown(names.get(i) or header[f"Segment{i}_ID"], LONGEST_NAME),
                 int(header.get(f"Segment{i}_Layer", 0)),
                 int(header.get(f"Segment{i}_LabelValue", 1)),
                 *terminology(str(header.get(f"Segment{i}_Tags", ""))),
@@ -220,13 +204,6 @@ def _labels(values: np.ndarray) -> list[_Segment]:
 
 def _present(values: np.ndarray) -> list[int]:
     return [int(v) for v in np.unique(values) if v > 0]
-
-
-def _unreadable(path: Path, error: Exception) -> UnreadableInputError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return UnreadableInputError(
-        f"{path} is missing, damaged or no label file ({reason}). Save it again as .nii.gz or .seg.nrrd."
-    )
 
 
 def _by(numbers: Any) -> str:
