@@ -304,7 +304,7 @@ def test_measure_refuses_what_it_cannot_measure_in_one_line(capsys, written, lab
     refused(*run(capsys, "measure", tmp_path, "--regions", labels, "--output", out)[::2], "provenance.json", "map")
     refused(
         *run(capsys, "measure", written, "--regions", written / "none.nii.gz", "--output", out)[::2],
-        "--regions is missing",
+        "--regions can't be opened",
     )
     other = tmp_path / "t1.nii.gz"
     nib.save(nib.Nifti1Image(np.ones((40, 40, 40), np.uint8), np.eye(4)), other)
