@@ -33,7 +33,7 @@ format: install
 	$(BIN)/ruff format .
 
 benchmark: install
-	$(BIN)/python Testing/benchmark.py
+	$(BIN)/python benchmarks/commands.py
 
 screenshots: install
 	QT_QPA_PLATFORM=offscreen $(BIN)/python Testing/screenshots.py
