@@ -42,7 +42,9 @@ def measure(entry: Contender, case_path: Path) -> dict[str, float]:
     """Return time, memory and error of one contender on one case."""
     map_path = case_path.with_suffix(".map.npy")
     command = [sys.executable, "-m", "comparison.child", entry.key, str(case_path), str(map_path)]
-    finished = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False)
+    same_path = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)
+    environment = {**os.environ, "PYTHONPATH": same_path}
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if finished.returncode != 0:
         raise SystemExit(f"{entry.key} ended with {finished.returncode}:\n{finished.stderr}")
     return {**json.loads(finished.stdout), **score_of(np.load(map_path), Case.load(case_path), TASKS[entry.task].truth)}
