@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Without a GPU an open torch range would install gigabytes of CUDA libraries; this release has a CPU build.
 TORCH  ?= torch==2.13.0
 
-.PHONY: install demo test check format benchmark screenshots docs sbom clean
+.PHONY: install demo test check format benchmark bench-compare screenshots docs sbom clean
 
 install: $(VENV)/.installed
 
@@ -13,7 +13,7 @@ $(VENV)/.installed: pyproject.toml Makefile
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, found " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet '$(TORCH)'
-	$(BIN)/python -m pip install --quiet --editable '.[networks,train,report,dicom,slicer,docs,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[networks,train,report,dicom,slicer,bench,docs,dev]'
 	touch $@
 
 demo: install
@@ -33,7 +33,11 @@ format: install
 	$(BIN)/ruff format .
 
 benchmark: install
-	$(BIN)/python Testing/benchmark.py
+	$(BIN)/python benchmarks/commands.py
+
+# Ours beside osipi, osipy, dcmri and plain numpy: rewrites docs/comparison.md, .csv and .png; half an hour.
+bench-compare: install
+	$(BIN)/python benchmarks/compare.py
 
 screenshots: install
 	QT_QPA_PLATFORM=offscreen $(BIN)/python Testing/screenshots.py

@@ -1,7 +1,7 @@
 """How fast each network runs a slice, by every way of running it on this processor, and how much the map changes.
 
 .venv/bin/pip install onnx onnxruntime openvino     # optional: without them these rows are left out
-.venv/bin/python Testing/benchmark_backends.py
+.venv/bin/python benchmarks/network_backends.py
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """From a sequence node to the map on screen: seconds, and the longest time in which Slicer did not answer.
 
-    PERFUSIONCBV_SHARED=DATA QT_QPA_PLATFORM=offscreen python Testing/benchmark_slicer.py [METHOD ...]
+    PERFUSIONCBV_SHARED=DATA QT_QPA_PLATFORM=offscreen PYTHONPATH=Testing python benchmarks/slicer_panel.py [METHOD ...]
 
 Digital reference object A, 80 × 96 × 20 voxels in 45 frames, goes into the scene; the panel's Apply is pressed; the
 time ends with a slice view that is drawn with the map in it. Every method runs in the same session, after one run that
