@@ -63,7 +63,7 @@ def test_a_real_server_takes_what_is_written_bit_for_bit_by_both_ways(panel, hea
     write_dicom_series(head.series.signal, head.series.affine, head.series.times_s, study, **facts, seed=1)
     unchecked(panel, monkeypatch)
     qt_slicer.answers["folder"] = str(study)
-    panel.loadMenu.actions()[0].trigger()
+    panel.loading.menu.actions()[0].trigger()
     slicer_scene.update_proxies()
     choose(panel.ui.methodComboBox, "Classical")
     choose(panel.ui.referenceComboBox, "Whole brain")
