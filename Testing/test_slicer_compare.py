@@ -190,7 +190,7 @@ def test_a_folder_without_a_result_is_one_dialog(dates, tmp_path):
     dates.ui.compareFolderButton.click()
     ((kind, text),) = qt_slicer.messages
     assert kind == "error"
-    assert "is no result" in text
+    assert text.endswith("so it is no result. Choose the folder that Save the result wrote.")
 
 
 def test_a_cancelled_comparison_leaves_the_scene(dates, monkeypatch):
