@@ -106,6 +106,8 @@ def test_the_change_is_shown_with_its_table_its_registration_and_its_warnings(dr
     ((kind, said),) = qt_slicer.messages
     assert kind == "warning"
     assert "made by different methods: bsw earlier, anchored-unet later" in said
+    name = "June change of rCBV since March rCBV (Boxerman-Schmainda-Weisskoff)"
+    assert made(drawn)["change"].GetName() == name
     display = made(drawn)["change"].GetDisplayNode()
     assert display.GetWindowLevelMin() == -display.GetWindowLevelMax()
     assert display.GetColorNode().GetAttribute("PerfusionCBV.ColorTable") == "diverging"
@@ -205,7 +207,7 @@ def test_a_cancelled_comparison_leaves_the_scene(dates, monkeypatch):
     assert qt_slicer.messages == []
 
 
-def test_the_change_moves_with_its_series_and_is_hidden_when_the_map_is_made_anew(drawn):
+def test_the_change_moves_with_its_series_and_is_not_shown_as_that_of_a_new_map(drawn):
     drawn.ui.earlierMapSelector.setCurrentNode(map_of(drawn, "March"))
     drawn.ui.compareButton.click()
     alignment = importlib.import_module("PerfusionCBVLib.gui.alignment")
@@ -217,4 +219,5 @@ def test_the_change_moves_with_its_series_and_is_hidden_when_the_map_is_made_ane
         assert made(drawn)["change"].GetParentTransformNode() is transform
     assert compared(node)
     slicer.util.arrayFromVolume(map_of(drawn, "June"))[0] = 3.0
-    assert compared(node) == ""
+    assert "made anew since. Compare again." in compared(node)
+    assert "<table" not in compared(node)
