@@ -60,6 +60,7 @@ class PerfusionCBVWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from PerfusionCBVLib.gui.display import MapDisplay
         from PerfusionCBVLib.gui.exports import Exports
         from PerfusionCBVLib.gui.histogram import HistogramPlot
+        from PerfusionCBVLib.gui.load_menu import LoadMenu
         from PerfusionCBVLib.gui.plots import CurvePlot
         from PerfusionCBVLib.gui.send_section import SendSection
 
@@ -70,7 +71,7 @@ class PerfusionCBVWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = PerfusionCBVLogic()
         self.display, self.plot, self.histogram = MapDisplay(), CurvePlot(), HistogramPlot()
         self.ui.mapSelector.addAttribute("vtkMRMLScalarVolumeNode", "PerfusionCBV.Map", "yes")
-        self._connectLoadMenu()
+        self.loading = LoadMenu(self)
         for button, slot in (
             (self.ui.checkButton, self.onCheckButton),
             (self.ui.applyButton, self.onApplyButton),
@@ -98,16 +99,6 @@ class PerfusionCBVWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.addObserver(crosshair, crosshair.CursorPositionModifiedEvent, self.onCursorMoved)
             self.addObserver(crosshair, vtk.vtkCommand.ModifiedEvent, self.onCrosshairMoved)
         self.initializeParameterNode()
-
-    def _connectLoadMenu(self):
-        self.loadMenu = qt.QMenu(self.ui.loadButton)
-        for text, slot in (
-            (_("DICOM folder..."), self.onLoadFolder),
-            (_("File: .zip, NIfTI or sequence..."), self.onLoadFile),
-            (_("Simulated patient"), self.onLoadSample),
-        ):
-            self.loadMenu.addAction(text).triggered.connect(slot)
-        self.ui.loadButton.setMenu(self.loadMenu)
 
     def cleanup(self):
         """Let go of the scene when the application closes or the module is reloaded."""
@@ -239,29 +230,6 @@ class PerfusionCBVWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.curveLabel.text = self.plot.text
 
     # Working
-
-    def onLoadFolder(self):
-        """Load a DICOM folder."""
-        self._load(qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("DICOM folder")))
-
-    def onLoadFile(self):
-        """Load a .zip, a NIfTI or a Slicer sequence."""
-        kinds = _("Series") + " (*.zip *.nii *.nii.gz *.nrrd)"
-        self._load(qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), _("DSC-MRI series"), "", kinds))
-
-    def _load(self, path):
-        if path:
-            self._loaded(lambda progress: self.logic.load(path, progress=progress))
-
-    def onLoadSample(self):
-        """Simulate a patient on this computer."""
-        # The simulator needs what a network needs.
-        self._loaded(lambda progress: self.logic.loadSample(progress=progress), method="unet-gru")
-
-    def _loaded(self, work, method="bsw"):
-        node = self.run(work, method)
-        if node is not None and self.parameters is not None:
-            self.parameters.inputNode = node
 
     def onSeriesChosen(self):
         """Check a series that was just chosen, if that needs no installation."""

@@ -38,7 +38,7 @@ def main(folder):
         from PerfusionCBVLib.simulate import demo_parameters, simulate
         from PerfusionCBVLib.simulate.anatomy import TISSUES
 
-        panel.loadMenu.actions()[2].trigger()  # the simulated patient
+        panel.loading.menu.actions()[2].trigger()  # the simulated patient
         slicer_scene.update_proxies()
         serve()
         panel.parameters.inputNode.SetName("Simulated patient")

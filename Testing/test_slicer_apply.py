@@ -139,10 +139,10 @@ def test_load_reads_what_the_user_names_and_selects_it(panel, head, monkeypatch,
 
     unchecked(panel, monkeypatch)
     monkeypatch.setattr(panel.logic, "load", load)
-    panel.loadMenu.actions()[action].trigger()
+    panel.loading.menu.actions()[action].trigger()
     assert loaded == []  # the dialog was cancelled
     qt_slicer.answers[answer] = "/study/dsc"
-    panel.loadMenu.actions()[action].trigger()
+    panel.loading.menu.actions()[action].trigger()
     assert loaded == ["/study/dsc"]
     assert panel.ui.inputSelector.currentNode().GetName() == "loaded"
 
@@ -150,7 +150,7 @@ def test_load_reads_what_the_user_names_and_selects_it(panel, head, monkeypatch,
 def test_a_file_that_can_not_be_read_is_one_dialog(panel, tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     qt_slicer.answers["file"] = str(tmp_path / "notes.txt")
-    panel.loadMenu.actions()[1].trigger()
+    panel.loading.menu.actions()[1].trigger()
     assert [kind for kind, _ in qt_slicer.messages] == ["error"]
     assert "notes.txt is of no supported type" in qt_slicer.messages[0][1]
 

@@ -15,7 +15,7 @@ from PerfusionCBVLib.cli import main
 from PerfusionCBVLib.errors import UsageError
 from PerfusionCBVLib.gui import logic as work
 from PerfusionCBVLib.gui import output_nodes
-from PerfusionCBVLib.gui.measures import measured_segments, measurements_in_scene
+from PerfusionCBVLib.gui.measures import measured_segments, measurements_in_scene, measures_html
 from PerfusionCBVLib.gui.regions import oriented_image
 from PerfusionCBVLib.gui.scene_result import result_in_scene
 from PerfusionCBVLib.gui.segments import drawn_segments, regions_on
@@ -140,6 +140,18 @@ def test_a_segmentation_under_a_transform_that_bends_is_refused(node, anatomy):
     segmentation.SetAndObserveTransformNodeID(bending.GetID())
     with pytest.raises(UsageError, match="that bends"):
         drawn_segments(segmentation, node)
+
+
+def test_a_segment_beside_the_series_is_left_out_and_named(node, head, anatomy):
+    values, affine, tumour = anatomy
+    far = affine.copy()
+    far[2, 3] += 500
+    _volume, segmentation = add_anatomy((values, far, tumour))
+    baseline = output_nodes.outputs(node)["baseline"]
+    segmentation.AddSegmentFromBinaryLabelmapRepresentation(oriented_image(head.lesion, baseline), "A", (1, 0, 0), "a")
+    work.measure_node(node, segmentation, MeasureSettings(), mirrors=False)
+    assert {row.region for row in measurements_in_scene(node)} == {"A"}
+    assert "label 1 lies beside the series and was not measured." in measures_html(node)
 
 
 def test_a_segmentation_beside_the_series_is_refused_with_its_names(node, anatomy):

@@ -63,7 +63,7 @@ def test_a_real_server_takes_what_is_written_bit_for_bit_by_both_ways(panel, hea
     write_dicom_series(head.series.signal, head.series.affine, head.series.times_s, study, **facts, seed=1)
     unchecked(panel, monkeypatch)
     qt_slicer.answers["folder"] = str(study)
-    panel.loadMenu.actions()[0].trigger()
+    panel.loading.menu.actions()[0].trigger()
     slicer_scene.update_proxies()
     choose(panel.ui.methodComboBox, "Classical")
     choose(panel.ui.referenceComboBox, "Whole brain")
@@ -142,20 +142,17 @@ def test_sending_can_be_cancelled(mapped, monkeypatch):
     assert [kind for kind, _text in qt_slicer.messages] == ["confirmOkCancel"]
 
 
-@pytest.mark.parametrize(
-    ("host", "title", "reason"),
-    [
+def test_the_buttons_say_what_is_missing(mapped):
+    for host, title, reason in (
         ("", AET, "Enter the server"),
         ("pacs:104", AET, "without port"),
         ("pacs", "", "Its AE title: 1 to 16"),
         ("pacs", "A" * 17, "Its AE title: 1 to 16"),
-    ],
-)
-def test_the_buttons_say_what_is_missing(mapped, host, title, reason):
-    type_in(mapped, host, 104, title)
-    for button in (mapped.ui.testConnectionButton, mapped.ui.sendButton):
-        assert not button.enabled
-        assert reason in button.toolTip
+    ):
+        type_in(mapped, host, 104, title)
+        for button in (mapped.ui.testConnectionButton, mapped.ui.sendButton):
+            assert not button.enabled
+            assert reason in button.toolTip
 
 
 def test_only_the_fields_of_the_chosen_way_are_shown(mapped):

@@ -39,7 +39,7 @@ if TYPE_CHECKING:  # needs packages that may not be installed yet
 CHANGE, EARLIER, CHANGES = "change", "earlier", "changes"
 """Roles: the difference map, the earlier map on the later's grid, the table."""
 
-TITLES = {CHANGE: "change of rCBV", EARLIER: "earlier rCBV", CHANGES: "changes"}
+TITLES = {CHANGE: "change of rCBV since", EARLIER: "earlier map:", CHANGES: "changes since"}
 OF = PREFIX + "ComparedWith"
 
 
@@ -112,11 +112,13 @@ def comparison_nodes(node: Any) -> dict[str, Any]:
 
 
 def comparison_html(node: Any) -> str:
-    """Return the changes as the panel shows them, a row a region; "" where there are none of the latest map."""
+    """Return the changes as the panel shows them, a row a region; "" where nothing was compared."""
     shown = outputs(node).get("rcbv") if node is not None else None
     table = comparison_nodes(node).get(CHANGES) if shown is not None else None
-    if table is None or table.GetAttribute(MAP_SHA256) != map_sha256(shown):
+    if table is None:
         return ""
+    if table.GetAttribute(MAP_SHA256) != map_sha256(shown):
+        return escape(_("The change in the scene is of a map that was made anew since. Compare again."))
     titles = {
         "rcbv_mean_before": _("Before"),
         "rcbv_mean_after": _("Now"),
@@ -193,9 +195,10 @@ def _publish(comparison: Comparison, layers: list[Layer], earlier_name: str, nod
                              (CHANGES, "vtkMRMLTableNode")):  # fmt: skip
         each = comparison_nodes(node).get(role)
         if each is None:
-            each = slicer.mrmlScene.AddNewNodeByClass(class_name, f"{node.GetName()} {TITLES[role]}")
+            each = slicer.mrmlScene.AddNewNodeByClass(class_name)
             each.SetAttribute(ROLE, role)
             each.SetNodeReferenceID(INPUT, node.GetID())
+        each.SetName(f"{node.GetName()} {TITLES[role]} {earlier_name}")
         each.SetAttribute(OF, earlier_name)
         each.SetAttribute(PREFIX + "Provenance", as_json(comparison.provenance))
         each.SetAttribute(PREFIX + "IntendedUse", later["rcbv"].GetAttribute(PREFIX + "IntendedUse"))

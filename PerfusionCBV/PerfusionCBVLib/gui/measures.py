@@ -70,6 +70,9 @@ def publish_measures(
     notes = [
         note if each.region.name in note else f"{each.region.name}: {note}" for each in measured for note in each.notes
     ]
+    inside = {each.region.name for each in measured}
+    beside = [each.name for each in drawn if each.name not in inside]
+    notes += [_("{name} lies beside the series and was not measured.").format(name=name) for name in beside]
     table.SetAttribute(NOTES, json.dumps(notes))
     table.SetAttribute(CHOICES, json.dumps([settings.hot_spot_area_mm2, *settings.cut_offs]))
     place(table, study_item(node))

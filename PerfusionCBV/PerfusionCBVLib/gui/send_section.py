@@ -34,6 +34,8 @@ class SendSection:
         ui.sendWayComboBox.addItem(_("DICOMweb (STOW-RS)"))
         self._certificates = ""
         self._source = ""
+        self._outputs: dict[str, Any] = {}
+        self._busy = False
         self._show_server(stored_server())
         for field in (ui.hostLineEdit, ui.calledTitleLineEdit, ui.callingTitleLineEdit, ui.webAddressLineEdit):
             field.textChanged.connect(self._changed)
@@ -93,6 +95,7 @@ class SendSection:
 
     def show(self, outputs: dict[str, Any], busy: bool) -> None:
         """Show the fields of the chosen way, and enable what can be done."""
+        self._outputs, self._busy = outputs, busy
         ui, server = self._widget.ui, self.server()
         for name in ("host", "calledTitle", "callingTitle"):
             getattr(ui, f"{name}Label").visible = getattr(ui, f"{name}LineEdit").visible = not server.web
@@ -130,7 +133,7 @@ class SendSection:
     def _changed(self, _value: Any = None) -> None:
         store_server(self.server())
         self._widget.ui.sendLabel.text = ""
-        self._widget.onParametersChanged()
+        self.show(self._outputs, self._busy)
 
 
 def stored_server() -> Server:

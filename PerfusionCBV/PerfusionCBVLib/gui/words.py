@@ -22,8 +22,13 @@ _FIELDS = {
 _OPTION = re.compile(r"(--[a-z-]+(?: auto\b| MASK\b| later\b|, --tls-cert and --tls-key)?)(,? in seconds)?")
 
 
+_COMMANDS = {"`map --output`": "Save the result", "again with `map`": "again with Apply"}
+
+
 def in_the_panel(text: str) -> str:
-    """Return a sentence that names fields of the panel instead of options of the command line."""
+    """Return a sentence that names fields and buttons of the panel instead of options and commands."""
+    for command, button in _COMMANDS.items():
+        text = text.replace(command, button)
     return _OPTION.sub(lambda match: _FIELDS.get(match[1], match[0]), text)
 
 
