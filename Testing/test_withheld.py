@@ -1,5 +1,6 @@
 """Names planted everywhere come out nowhere, unless they are asked for; and the main job needs no network."""
 
+import ast
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from dicom_fixtures import edit_headers
+from PerfusionCBVLib import cli
 from PerfusionCBVLib.cli import main
 from PerfusionCBVLib.stored import read_result
 from PerfusionCBVLib.withheld import WITHHELD_TEXT, unnamed_provenance, withhold, without_identifiers
@@ -221,6 +223,32 @@ def test_a_refusal_names_nobody_unless_asked(planted, tmp_path, capsys, kind):
         assert "Names are withheld" in error
         assert main([*command, "--with-identifiers"]) == 3
         assert NAME in capsys.readouterr().err
+
+
+READERS = [
+    "load*.py",
+    "dicom_*.py",
+    "archive.py",
+    "alignment/volume.py",
+    "dicom_out/source.py",
+    "measures/region_files.py",
+]
+
+
+def test_no_reader_puts_a_description_or_a_patient_into_a_message():
+    """The names of files can be withheld from a message afterwards, a header's text can't: nothing knows it then."""
+    library = Path(cli.__file__).parent
+    telling = {"description", "SeriesDescription", "ProtocolName", "StudyDescription", "PatientName", "PatientID"}
+    files = sorted(path for pattern in READERS for path in library.glob(pattern))
+    assert len(files) > 9
+    found = [
+        f"{path.name}:{node.lineno}"
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FormattedValue)
+        and any(isinstance(inner, ast.Attribute) and inner.attr in telling for inner in ast.walk(node.value))
+    ]
+    assert found == []
 
 
 def test_only_whole_names_are_withheld_and_numbers_of_a_message_stay(tmp_path):

@@ -63,7 +63,7 @@ def _ended_like_cancelled() -> Iterator[None]:
 def _sayable(error: Exception, options: argparse.Namespace) -> str:
     """Return an error's message on one line, with names of the input only where they were asked for."""
     text = " ".join(str(error).split())
-    if getattr(options, "with_identifiers", True):  # commands without the option read no patient's files
+    if getattr(options, "with_identifiers", True):  # commands without the option read data sets, not a patient's files
         return text
     given = {key: value for key, value in vars(options).items() if key != "output" and isinstance(value, str | Path)}
     paths = {_role(key): Path(value) for key, value in given.items() if isinstance(value, Path) or key == "aif"}
