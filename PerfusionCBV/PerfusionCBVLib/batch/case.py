@@ -186,6 +186,7 @@ def _attempt(case: Case, plan: Plan, started: float) -> Outcome:
         files = {p.relative_to(fresh).as_posix(): p.stat().st_size for p in sorted(fresh.rglob("*")) if p.is_file()}
         record = {
             "key": key,
+            "run": plan.token,
             "version": __version__,
             "settings": asdict(plan.settings),
             "weights_sha256": plan.weights_sha256,
@@ -225,7 +226,7 @@ def _require_same_input(case: Case, result: MapResult, hashes: Mapping[str, str]
 
 
 def _done_before(case: Case, plan: Plan, key: str) -> Outcome | None:
-    """Return the outcome of an earlier run where its result is complete and what is asked for now."""
+    """Return the outcome of what stands on the disk where it is complete and what is asked for now."""
     folder = plan.folder
     for place in (folder.cases, folder.earlier):
         found = read_record(place / case.id)
@@ -233,15 +234,18 @@ def _done_before(case: Case, plan: Plan, key: str) -> Outcome | None:
             continue
         if place == folder.earlier:
             folder.bring_back(case.id)
-        return replace(found.outcome, source=case.source, skipped=True, earlier=(folder.earlier / case.id).exists())
+        # A worker that dies after it published leaves a result of this very run.
+        skipped = found.run != plan.token
+        return replace(found.outcome, source=case.source, skipped=skipped, earlier=(folder.earlier / case.id).exists())
     return None
 
 
 @dataclass(frozen=True)
 class StoredOutcome:
-    """What a complete result's folder says of itself."""
+    """What a complete result's folder says of itself: what it was made from, in which run, with what outcome."""
 
     key: str
+    run: str
     outcome: Outcome
 
 
@@ -251,7 +255,7 @@ def read_record(folder: Path) -> StoredOutcome | None:
         content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         whole = all((folder / name).stat().st_size == size for name, size in content["files"].items())
         values = {**content["outcome"], "findings": tuple(content["outcome"]["findings"])}
-        found = StoredOutcome(str(content["key"]), Outcome(source="", **values))
+        found = StoredOutcome(str(content["key"]), str(content["run"]), Outcome(source="", **values))
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
     return found if whole else None

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -156,11 +157,15 @@ _CONFIG: dict[str, Any] = {
     "distributed.admin.tick.limit": "1h",
     "distributed.nanny.environ": _ONE_THREAD,
     "distributed.scheduler.work-stealing": False,
+    # No pages for the network: names of cases are nobody else's business.
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
 }
 
 
 @contextmanager
 def _local(request: ClusterRequest, device: str, is_network: bool, cases: int) -> Iterator[Cluster]:
+    import dask
     from distributed import Client, LocalCluster
     from distributed.system import MEMORY_LIMIT
 
@@ -174,12 +179,16 @@ def _local(request: ClusterRequest, device: str, is_network: bool, cases: int) -
         )
     workers = min(workers, cases)
     memory_bytes = int(MEMORY_LIMIT / workers if request.memory_gb is None else request.memory_gb * 1e9)
-    with tempfile.TemporaryDirectory(prefix="perfusion-cbv-batch-") as scratch:
+    with (
+        tempfile.TemporaryDirectory(prefix="perfusion-cbv-batch-") as scratch,
+        dask.config.set({"distributed.worker.preload": ["PerfusionCBVLib.batch.worker_start"]}),
+    ):
         cluster = LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
             memory_limit=memory_bytes,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
+            worker_dashboard_address=None,
             local_directory=scratch,
             silence_logs=logging.CRITICAL + 1,
             security=True,  # other users of this machine can reach the ports of Dask, but have no certificate
@@ -234,7 +243,7 @@ def _slurm(request: ClusterRequest, device: str, is_network: bool, cases: int, f
         worker_extra_args=["--resources", f"{GPU}=1"] if uses_gpu else [],
         log_directory=str(private),
         shared_temp_directory=str(private),
-        scheduler_options={"dashboard_address": None},
+        scheduler_options={"dashboard_address": ":0"},
         silence_logs=logging.CRITICAL + 1,
         security=True,
     )
@@ -293,12 +302,17 @@ def _require_dask(slurm: bool) -> None:
 
 @contextmanager
 def _quiet_logs() -> Iterator[None]:
-    """Keep Dask's own remarks, about lost connections and restarted workers, off the user's terminal."""
-    kept = {name: logging.getLogger(name).level for name in ("distributed", "tornado", "asyncio", "bokeh")}
+    """Keep Dask's own remarks, about versions, lost connections and restarted workers, off the user's terminal."""
+    families = ("distributed", "tornado", "asyncio", "dask_jobqueue")
+    # Dask gives some of its loggers a level of their own, which their family's does not change.
+    known = [name for name in logging.root.manager.loggerDict if name.split(".")[0] in families]
+    kept = {name: logging.getLogger(name).level for name in (*families, *known)}
     for name in kept:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"(distributed|dask|dask_jobqueue|tornado)(\.|$)")
+            yield
     finally:
         for name, level in kept.items():
             logging.getLogger(name).setLevel(level)

@@ -22,6 +22,7 @@ Stage = Literal["running", "finished", "stopped"]
 
 SECONDS_BETWEEN_RELOADS = 10
 MOST_OTHERS = 20
+MOST_REGION_COLUMNS = 3
 _STATES: tuple[State, ...] = ("done", "refused", "failed", "running", "waiting")
 _STATE_WORDS = {
     "done": "map made",
@@ -59,14 +60,17 @@ td.picture{width:1px}td.picture img{display:block;width:320px;height:auto;backgr
 .done{background:#e8f4ea;border-color:#2e7d32;color:#1b5e20}.refused{background:#fdf3e0;border-color:#c77700;color:#7a4900}
 .failed{background:#fbeae9;border-color:#b3261e;color:#8c1d18}.running{background:#eaf2fa;border-color:#1b5e9b;color:#123f69}
 .waiting{background:#f5f5f5;border-color:#9a9a9a;color:#444}
-td.findings{max-width:560px}.finding{margin:0 4px 4px 0;font-size:13px}
+td.findings{min-width:260px;max-width:560px}
+td.regions{max-width:300px}td.regions span{white-space:nowrap;margin-right:10px}
+.finding{margin:0 4px 4px 0;font-size:13px}
 .finding.warning{background:#fdf3e0;border-color:#c77700;color:#7a4900}
 .finding.error{background:#fbeae9;border-color:#b3261e;color:#8c1d18}
 .finding.info{background:#fff;border-color:#ccc;color:#555}
 .none{color:#2e7d32}.reason{margin:0}.faint{color:#666;font-size:13px}
 @page{size:A4 landscape;margin:12mm}
 @media print{main{max-width:none;padding:0}.notice{color:#7a1f1f;background:#fff;border-bottom:1px solid #7a1f1f}
-.tools button[aria-pressed=false],.tools input{display:none}body{font-size:11px}table{font-size:10.5px}
+.tools input{display:none}.tools button,.tools button[aria-pressed=true]{background:#fff;color:#1c1c1c;border:0;
+padding:0 8px 0 0}body{font-size:11px}table{font-size:10.5px}.faint,.legend,td.case small{font-size:9px}
 thead{display:table-header-group}thead th{position:static}thead button::after{content:"" !important}
 tr{break-inside:avoid}td.picture img{width:190px}th,td{padding:3px 8px 3px 0}.finding{font-size:10px;padding:0 4px}
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
@@ -176,7 +180,10 @@ def _tools(outcomes: Sequence[Outcome]) -> str:
 
 def _heads(regions: Sequence[str]) -> list[str]:
     heads = ["<th>Map</th>", _head("Case"), _head("State"), _head("Findings"), _head("rCBV, median", number=True)]
-    heads += [_head(f"Mean rCBV, {escape(_region(name))}", number=True) for name in regions]
+    if len(regions) > MOST_REGION_COLUMNS:
+        heads.append("<th>Mean rCBV of regions</th>")
+    else:
+        heads += [_head(f"Mean rCBV, {escape(_region(name))}", number=True) for name in regions]
     return [
         *heads,
         _head("Reference, ml", number=True),
@@ -207,7 +214,7 @@ def _row(outcome: Outcome, place: int, regions: Sequence[str]) -> str:
         spread = f'<br><span class="faint">{_number(low)} to {_number(high)}</span>'
     numbers = [
         _number_cell(median, "{:.2f}", spread),
-        *(_number_cell(outcome.measures.get(region), "{:.2f}") for region in regions),
+        *_region_cells(outcome, regions),
         _number_cell(outcome.measures.get("reference_ml"), "{:.1f}"),
         _number_cell(outcome.seconds, "{:.1f}"),
         _number_cell(outcome.peak_memory_mb, "{:.0f}"),
@@ -221,6 +228,15 @@ def _row(outcome: Outcome, place: int, regions: Sequence[str]) -> str:
         f'<td class="case" data-value="{place}">{name}{source}</td><td data-value="{_STATES.index(outcome.state)}">'
         f'{state}</td><td class="findings" data-value="{weight}">{_findings(outcome)}</td>{"".join(numbers)}</tr>'
     )
+
+
+def _region_cells(outcome: Outcome, regions: Sequence[str]) -> list[str]:
+    """Return a cell for each region, or one that lists them where they are many."""
+    if len(regions) <= MOST_REGION_COLUMNS:
+        return [_number_cell(outcome.measures.get(region), "{:.2f}") for region in regions]
+    there = [region for region in regions if outcome.measures.get(region) is not None]
+    words = (f"{escape(_region(region))}: {outcome.measures[region]:.2f}" for region in there)
+    return [f'<td class="regions">{" ".join(f"<span>{each}</span>" for each in words)}</td>']
 
 
 def _findings(outcome: Outcome) -> str:

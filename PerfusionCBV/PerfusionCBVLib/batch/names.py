@@ -61,7 +61,8 @@ def require_different(names: Iterable[str], advice: str) -> None:
     """
     seen: dict[str, str] = {}
     for name in names:
-        first = seen.setdefault(name.casefold(), name)
-        if first is not name:
+        first = seen.get(name.casefold())
+        seen[name.casefold()] = name
+        if first is not None:
             how = f"are called {name!r}" if first == name else f"differ only in capitals ({first!r}, {name!r})"
             raise UnreadableInputError(f"Two cases {how}, but each needs a folder of its own. {advice}")
