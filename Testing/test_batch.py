@@ -453,9 +453,9 @@ def test_summary_and_index_are_safe_to_open(plan):
 # Whole batches, in processes of their own
 
 
-def start(*arguments):
+def start(*arguments, **variables):
     command = [sys.executable, "-m", "PerfusionCBVLib", "batch", *map(str, arguments), "--method", "bsw"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), **variables}
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -620,6 +620,32 @@ def test_a_lost_scheduler_ends_the_batch_and_another_one_goes_on(head, tmp_path)
             process.kill()
             process.wait()
     assert len(complete(output)) == 4
+
+
+def test_slurm_jobs_do_the_work(head, tmp_path):
+    """SLURM stands for what its commands do here: start the script of a job, and end it."""
+    study, output, commands = tmp_path / "study", tmp_path / "out", tmp_path / "bin"
+    write_series(study / "p0.nii.gz", head)
+    commands.mkdir()
+    (commands / "sbatch").write_text(
+        f'#!/bin/sh\nif [ "$1" = --test-only ]; then cp "$2" {tmp_path}/job.sh; exit 0; fi\n'
+        f'sh "$1" > {tmp_path}/job.log 2>&1 < /dev/null & echo $! > {tmp_path}/pid\necho "Submitted batch job $!"\n'
+    )
+    (commands / "scancel").write_text('#!/bin/sh\nkill "$1"\n')
+    for command in commands.iterdir():
+        command.chmod(0o755)
+    batch = start(
+        study, "--output", output, "--slurm", "--workers", 1, "--memory", 2, "--slurm-option=--partition=short",
+        PATH=f"{commands}{os.pathsep}{os.environ['PATH']}",
+    )  # fmt: skip
+    out, _ = ended(batch, 0)
+    assert "On 1 SLURM job" in out
+    assert complete(output) == ["p0"]
+    script = (tmp_path / "job.sh").read_text("utf-8")
+    assert "#SBATCH --partition=short" in script
+    assert "#SBATCH -t 24:00:00" in script
+    assert "export OMP_NUM_THREADS=1" in script
+    assert not list((output / ".batch" / "slurm").glob(".dask-jobqueue*")), "certificates are left behind"
 
 
 @pytest.mark.parametrize(

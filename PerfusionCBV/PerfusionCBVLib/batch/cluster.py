@@ -251,7 +251,8 @@ def _slurm(request: ClusterRequest, device: str, is_network: bool, cases: int, f
         _require_accepted(cluster.job_script(), private)
         jobs = min(request.workers, cases)
         cluster.scale(jobs=jobs)
-        yield Cluster(client, f"{jobs} SLURM jobs", starts_workers=False, uses_gpu=uses_gpu)
+        text = "1 SLURM job" if jobs == 1 else f"{jobs} SLURM jobs"
+        yield Cluster(client, text, starts_workers=False, uses_gpu=uses_gpu)
 
 
 def _require_accepted(script: str, folder: Path) -> None:
