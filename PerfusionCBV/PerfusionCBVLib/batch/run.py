@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -69,8 +71,8 @@ def run_cases(account: Account, plan: Plan, cluster: Cluster, watcher: Watcher) 
                 running[_submit(cluster, case, plan)] = case
                 account.begin(case.id)
             for future in _ended(list(running)):
-                case = running.pop(future)
-                outcome = _outcome(future, case, plan)
+                outcome = _outcome(future, running[future], plan)
+                del running[future]
                 account.settle(outcome)
                 watcher.settled(outcome, account.settled, len(account.cases))
             watcher.looked(account.settled, len(account.cases), [case.id for case in running.values()])
@@ -81,13 +83,20 @@ def run_cases(account: Account, plan: Plan, cluster: Cluster, watcher: Watcher) 
 
 
 def _slots(cluster: Cluster) -> int:
-    try:
+    with _said_when_lost():
         slots = cluster.slots()
-    except (OSError, TimeoutError, ValueError) as error:  # `Client` has no connection left
-        raise _lost() from error
     if cluster.client.status != "running":
         raise _lost()
     return slots
+
+
+@contextmanager
+def _said_when_lost() -> Iterator[None]:
+    """Turn what Dask raises without a scheduler, by the moment at which it went, into one sentence."""
+    try:
+        yield
+    except (OSError, TimeoutError, RuntimeError, ValueError, CancelledError) as error:
+        raise _lost() from error
 
 
 def _lost() -> PerfusionError:
@@ -99,7 +108,10 @@ def _lost() -> PerfusionError:
 
 def _submit(cluster: Cluster, case: Case, plan: Plan) -> Future:
     resources = {GPU: 1} if cluster.uses_gpu else None
-    return cluster.client.submit(run_case, case, plan, pure=False, resources=resources, key=f"{case.id}-{plan.token}")
+    with _said_when_lost():
+        return cluster.client.submit(
+            run_case, case, plan, pure=False, resources=resources, key=f"{case.id}-{plan.token}"
+        )
 
 
 def _ended(futures: list[Future]) -> list[Future]:
@@ -118,10 +130,11 @@ def _outcome(future: Future, case: Case, plan: Plan) -> Outcome:
 
     if future.cancelled():
         raise _lost()
-    error = future.exception() if future.status == "error" else None
-    if error is None:
-        outcome: Outcome = future.result()
-        return outcome
+    with _said_when_lost():
+        error = future.exception() if future.status == "error" else None
+        if error is None:
+            outcome: Outcome = future.result()
+            return outcome
     if isinstance(error, Cancelled):
         raise error
     if isinstance(error, KilledWorker):
