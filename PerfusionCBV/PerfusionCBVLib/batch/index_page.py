@@ -48,19 +48,20 @@ h1{font-size:26px;line-height:1.2;margin:20px 0 2px}.method{margin:0 0 12px;colo
 .bar{width:150px;height:12px;border:1px solid #888}
 table{border-collapse:collapse;width:100%;font-size:14px}
 th,td{text-align:left;vertical-align:top;padding:6px 12px 6px 0;border-bottom:1px solid #e2e2e2}
-thead th{position:sticky;top:0;background:#fff;z-index:1;white-space:nowrap;border-bottom:2px solid #999}
+thead th{position:sticky;top:0;background:#fff;z-index:1;vertical-align:bottom;
+border-bottom:2px solid #999}
 thead button{font:inherit;font-weight:600;border:0;background:none;padding:0;cursor:pointer;text-align:inherit}
 thead button::after{content:" \\2195";color:#aaa}th[aria-sort=ascending] button::after{content:" \\2191";color:#000}
 th[aria-sort=descending] button::after{content:" \\2193";color:#000}
-td.number,th.number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+td.number,th.number{text-align:right;font-variant-numeric:tabular-nums}td.number{white-space:nowrap}
 td.case{overflow-wrap:anywhere;min-width:110px}td.case a{font-weight:600;color:#1b5e9b}
 td.case small{display:block;color:#666}
-td.picture{width:1px}td.picture img{display:block;width:320px;height:auto;background:#000}
+td.picture{width:1px}td.picture img{display:block;width:290px;height:auto;background:#000}
 .state,.finding{display:inline-block;border-radius:3px;padding:0 7px;white-space:nowrap;border:1px solid}
 .done{background:#e8f4ea;border-color:#2e7d32;color:#1b5e20}.refused{background:#fdf3e0;border-color:#c77700;color:#7a4900}
 .failed{background:#fbeae9;border-color:#b3261e;color:#8c1d18}.running{background:#eaf2fa;border-color:#1b5e9b;color:#123f69}
 .waiting{background:#f5f5f5;border-color:#9a9a9a;color:#444}
-td.findings{min-width:260px;max-width:560px}
+td.findings{min-width:240px;max-width:560px}
 td.regions{max-width:300px}td.regions span{white-space:nowrap;margin-right:10px}
 .finding{margin:0 4px 4px 0;font-size:13px}
 .finding.warning{background:#fdf3e0;border-color:#c77700;color:#7a4900}
@@ -148,7 +149,7 @@ def _now(outcomes: Sequence[Outcome], stage: Stage) -> str:
     if stage == "running":
         return (
             f'<p class="now">{settled} of {len(outcomes)} settled when this page was written, {at}. The batch was '
-            "running then; if this time stays, it was ended, and the same command goes on.</p>"
+            "running then; when this time no longer changes, it was ended, and the same command goes on.</p>"
         )
     return (
         f'<p class="now stopped">The batch was stopped at {at} with {settled} of {len(outcomes)} settled. The same '
