@@ -13,7 +13,7 @@ $(VENV)/.installed: pyproject.toml Makefile
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, found " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet '$(TORCH)'
-	$(BIN)/python -m pip install --quiet --editable '.[networks,train,report,dicom,slicer,bench,docs,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[networks,train,batch,report,dicom,slicer,bench,docs,dev]'
 	touch $@
 
 demo: install

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dsc_phantom import graded_head, no_bolus
-from PerfusionCBVLib import Cancelled, cli
+from PerfusionCBVLib import Cancelled
 from PerfusionCBVLib.cli import main
 
 FILES = {
@@ -207,7 +207,7 @@ def test_cancelling_exits_with_4_and_leaves_nothing(capsys, monkeypatch, nifti, 
     def interrupted(*_, **__):
         raise event
 
-    monkeypatch.setattr(cli, "compute_maps", interrupted)
+    monkeypatch.setattr("PerfusionCBVLib.map_request.compute_maps", interrupted)
     out = tmp_path / "out"
     code, _, err = run(capsys, "map", nifti, "--output", out)
     assert code == 4

@@ -23,6 +23,7 @@ from dsc_phantom import graded_head
 from PerfusionCBVLib import Settings, compute_maps, load_series
 from PerfusionCBVLib.alignment.comparison_output import write_measurements
 from PerfusionCBVLib.csv_cells import harmless
+from PerfusionCBVLib.durable import write_whole
 from PerfusionCBVLib.errors import ModelError
 from PerfusionCBVLib.measures.measure import MeasureSettings, measure_regions
 from PerfusionCBVLib.measures.output import write_measures
@@ -30,7 +31,6 @@ from PerfusionCBVLib.measures.regions import Region
 from PerfusionCBVLib.networks.cards import WEIGHTS_FOLDER, load_network
 from PerfusionCBVLib.one_page import Reading, page_html
 from PerfusionCBVLib.report import report_html
-from PerfusionCBVLib.whole_file import write_whole
 
 LIBRARY = Path(PerfusionCBVLib.__file__).parent
 SHIPPED = sorted([*LIBRARY.rglob("*.py"), LIBRARY.parent / "PerfusionCBV.py", *LIBRARY.parent.glob("Resources/*.py")])

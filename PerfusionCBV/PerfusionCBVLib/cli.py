@@ -1,4 +1,4 @@
-"""The command line: demo, map, check, measure, report, overlay, compare, dicom, simulate, train, evaluate, models."""
+"""The command line: exit codes, and the commands that begin with a series or a simulation."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from PerfusionCBVLib import __version__, check, cli_results, compute_maps, load_series, write_result
-from PerfusionCBVLib.arterial import ArterialRequest, read_arterial_curve
+from PerfusionCBVLib import __version__, check, cli_batch, cli_options, cli_results, compute_maps, write_result
 from PerfusionCBVLib.errors import Cancelled, ModelError, PerfusionError, UsageError
 from PerfusionCBVLib.identity import read_identity
-from PerfusionCBVLib.masking import read_mask
+from PerfusionCBVLib.map_request import MapRequest, make_maps
 from PerfusionCBVLib.networks.cards import ARCHITECTURES, known_networks, read_card
 from PerfusionCBVLib.result import MapResult
-from PerfusionCBVLib.series import DynamicSeries
-from PerfusionCBVLib.settings import DECONVOLUTIONS, METHODS, Settings
+from PerfusionCBVLib.settings import METHODS, Settings
 from PerfusionCBVLib.terminal import ProgressBar, print_warnings
 from PerfusionCBVLib.withheld import IDENTITY, withhold, without_identifiers
 
@@ -90,12 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     map_ = commands.add_parser("map", help="make maps of one series")
     _add_input(map_)
     map_.add_argument("--output", type=Path, required=True, metavar="DIR")
-    map_.add_argument("--method", choices=METHODS, default=Settings.method, help="default: %(default)s")
+    cli_options.add_settings(map_)
     map_.add_argument("--mask", type=Path, metavar="FILE", help="brain mask on the series' grid (NIfTI)")
     map_.add_argument("--reference", type=Path, metavar="FILE", help="region whose mean rCBV becomes 1 (NIfTI)")
-    map_.add_argument("--normalize", choices=("nawm", "brain", "none"), default=Settings.normalize)
-    map_.add_argument("--motion-correction", action="store_true", help="align every frame to the baseline first")
-    map_.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default=Settings.device)
     map_.add_argument(
         "--aif",
         metavar="auto|FILE.csv|MASK.nii.gz",
@@ -106,9 +102,6 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         metavar="NUMBER",
         help="1/s per mmol/l in tissue, where FILE.csv holds a concentration in mmol/l",
-    )
-    map_.add_argument(
-        "--deconvolution", choices=DECONVOLUTIONS, default=Settings.deconvolution, help="default: %(default)s"
     )
     map_.add_argument("--json", action="store_true", help="print a summary as JSON")
     cli_results.add_identifier_option(
@@ -122,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_results.add_identifier_option(check_)
     check_.set_defaults(run=_check)
 
+    cli_batch.add_command(commands)
     cli_results.add_commands(commands)
 
     simulate = commands.add_parser("simulate", help="write a simulated series with its truth")
@@ -173,8 +167,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_input(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", type=Path, metavar="INPUT", help="DICOM folder or .zip, 4-D NIfTI, Slicer .seq.nrrd")
-    parser.add_argument("--echo-time", type=float, metavar="SECONDS", help="where the input does not carry it")
-    parser.add_argument("--repetition-time", type=float, metavar="SECONDS", help="where the input does not carry it")
+    cli_options.add_times(parser)
     parser.add_argument("--series-uid", metavar="UID", help="which of several DICOM series")
 
 
@@ -192,20 +185,20 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _map(options: argparse.Namespace) -> int:
-    settings = Settings(
-        options.method, options.normalize, options.motion_correction, options.device, options.deconvolution
+    settings = cli_options.settings_of(options)
+    request = replace(
+        _request(options),
+        mask=options.mask,
+        reference=options.reference,
+        aif=options.aif,
+        aif_relaxivity=options.aif_relaxivity,
     )
     with ProgressBar() as progress:
-        progress(0.0, "Reading")
-        series = _load(options)
-        mask = None if options.mask is None else read_mask(options.mask, series)
-        reference = None if options.reference is None else read_mask(options.reference, series)
-        aif = _arterial_request(options, series)
-        result = compute_maps(series, settings, mask=mask, reference=reference, aif=aif, progress=progress)
+        result = make_maps(request, settings, progress)
         progress(0.95, "Writing")
         if not options.with_identifiers:
             result = without_identifiers(result)
-        elif any(key.startswith("dicom:") for key in series.input_sha256):
+        elif any(key.startswith("dicom:") for key in result.series.input_sha256):
             result.provenance[IDENTITY] = read_identity(options.input, result.provenance)
         written = write_result(result, options.output, with_identifiers=options.with_identifiers)
     if options.json:
@@ -217,21 +210,10 @@ def _map(options: argparse.Namespace) -> int:
     return 0
 
 
-def _arterial_request(options: argparse.Namespace, series: DynamicSeries) -> ArterialRequest | None:
-    """Return what --aif asks for: nothing, "auto", a curve (.csv) or a mask (NIfTI)."""
-    if options.aif is not None and options.aif.lower().endswith(".csv"):
-        return read_arterial_curve(Path(options.aif), relaxivity_per_s_per_mm=options.aif_relaxivity)
-    if options.aif_relaxivity is not None:
-        raise UsageError("--aif-relaxivity belongs to --aif FILE.csv with a concentration; leave it out.")
-    if options.aif is None or options.aif == "auto":
-        return options.aif
-    return read_mask(Path(options.aif), series)
-
-
 def _check(options: argparse.Namespace) -> int:
     from PerfusionCBVLib.networks.trust import check_networks
 
-    series = _load(options)
+    series = _request(options).load()
     findings = [*check(series)]
     if series.acquisition.echo_time_s is not None and all(f.severity != "error" for f in findings):
         findings += check_networks(series)
@@ -346,9 +328,9 @@ def _models(options: argparse.Namespace) -> int:
     return 0
 
 
-def _load(options: argparse.Namespace) -> DynamicSeries:
-    return load_series(
-        options.input,
+def _request(options: argparse.Namespace) -> MapRequest:
+    return MapRequest(
+        series=options.input,
         echo_time_s=options.echo_time,
         repetition_time_s=options.repetition_time,
         series_uid=options.series_uid,

@@ -13,13 +13,13 @@ import numpy as np
 from nibabel.orientations import apply_orientation
 
 from PerfusionCBVLib.charts import curve_chart
+from PerfusionCBVLib.durable import write_whole
 from PerfusionCBVLib.errors import GeometryError, PerfusionError
 from PerfusionCBVLib.findings import Finding
 from PerfusionCBVLib.measures.measurement import Measurement, key_measurements
 from PerfusionCBVLib.pictures import REGION_COLOURS, SliceView, inline_picture, reading_picture, slice_view, unit_text
 from PerfusionCBVLib.report import REFERENCE_TEXT, by_gravity
 from PerfusionCBVLib.settings import METHOD_TITLES, NETWORK_METHODS
-from PerfusionCBVLib.whole_file import write_whole
 
 if TYPE_CHECKING:
     from PerfusionCBVLib.pictures import AnyResult

@@ -16,6 +16,7 @@ import nibabel as nib
 import numpy as np
 
 from PerfusionCBVLib.arterial import write_arterial_input
+from PerfusionCBVLib.durable import sync_files, sync_folder
 from PerfusionCBVLib.errors import UnreadableInputError, UsageError
 from PerfusionCBVLib.report import write_pictures, write_report
 from PerfusionCBVLib.result import MapResult
@@ -80,9 +81,11 @@ def whole_folder(folder: Path, record: str) -> Iterator[Path]:
     fresh = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
     try:
         yield fresh
+        sync_files(fresh)  # a name must not reach the disk before its content
         _remove_earlier(folder / record)
         for path in sorted(fresh.iterdir(), key=lambda path: path.name == record):  # the record last
             os.replace(path, folder / path.name)
+        sync_folder(folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from PerfusionCBVLib.charts import nice_ticks
 from PerfusionCBVLib.colours import TableName, apply, colour_table
-from PerfusionCBVLib.whole_file import write_whole
+from PerfusionCBVLib.durable import write_whole
 
 if TYPE_CHECKING:
     from PerfusionCBVLib.result import MapResult
@@ -35,6 +35,7 @@ NOTICE = "Research use only"
 OUTLINE_COLOUR = (255, 210, 0)
 REGION_COLOURS = ((255, 255, 255), (255, 120, 255), (120, 255, 255), (255, 210, 0))
 SMALLEST_RCBV_WINDOW = 4.0
+THUMBNAIL_SLICES, THUMBNAIL_SIZE = 3, (540, 240)
 RATIO = "{ratio}"
 FLOW_LABELS = {"cbv": "CBV", "cbf": "CBF", "mtt": "MTT", "tmax": "Tmax"}
 """Flow maps that reports show."""
@@ -179,6 +180,20 @@ def rcbv_picture(result: AnyResult, table: TableName, view: SliceView | None = N
     tiles = _map_tiles(view, result, rcbv.values, table, *rcbv_window(result))
     bar = colour_bar(table, *rcbv_window(result), f"rCBV ({unit_text(rcbv.unit)})")
     return _stack([_block(tiles, "", bar)])
+
+
+def thumbnail_picture(result: AnyResult) -> Image.Image:
+    """Return a strip of rCBV slices for a list of many results, at most `THUMBNAIL_SIZE` wide and high.
+
+    Ratios have one window, 0 to `SMALLEST_RCBV_WINDOW`, in every case, so that cases can be compared; a map that is
+    relative to nothing has its own.
+    """
+    view = slice_view(result.affine, result.mask, THUMBNAIL_SLICES)
+    rcbv = result.maps["rcbv"]
+    window = (0.0, SMALLEST_RCBV_WINDOW) if rcbv.unit == RATIO else rcbv_window(result)
+    strip = _block(_map_tiles(view, result, rcbv.values, "perfusion", *window), "", None)
+    strip.thumbnail(THUMBNAIL_SIZE, Image.Resampling.LANCZOS)
+    return strip
 
 
 def comparison_picture(result: AnyResult, view: SliceView | None = None) -> Image.Image:

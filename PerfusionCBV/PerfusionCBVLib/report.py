@@ -12,6 +12,7 @@ from PIL import Image
 
 from PerfusionCBVLib.charts import curve_chart
 from PerfusionCBVLib.concentration import Status
+from PerfusionCBVLib.durable import write_whole
 from PerfusionCBVLib.findings import Finding
 from PerfusionCBVLib.pictures import (
     FLOW_LABELS,
@@ -33,7 +34,6 @@ from PerfusionCBVLib.pictures import (
     write_pictures,
 )
 from PerfusionCBVLib.result import MapResult
-from PerfusionCBVLib.whole_file import write_whole
 from PerfusionCBVLib.withheld import IDENTITY, without_identifiers
 
 __all__ = ["report_html", "summary_rows", "write_pictures", "write_report"]

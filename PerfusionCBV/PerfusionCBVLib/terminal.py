@@ -36,3 +36,9 @@ class ProgressBar:
         self.bar.set_description_str(message)
         self.bar.n = round(100 * fraction)
         self.bar.refresh()
+
+
+def print_line(text: str) -> None:
+    """Print a line of output above a bar that may be there."""
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
