@@ -3,10 +3,10 @@
     OMP_NUM_THREADS=1 python Testing/benchmark_scale.py --output DIR
 
 One simulated head is stored on finer and finer grids, as int16 in .nii.gz. Each command runs in a process of its own,
-which says at its end what it used: processor time (user and system; other work on the machine disturbs it less than time
-on the clock) and the peak of the resident memory, imports and all (from /proc: Linux only). A line is fitted over the
-sizes. Writes scale.csv, scale.md and scale.png (needs matplotlib); takes 1 GB of disk. What stands in scale.csv is not
-measured again, so that a stopped run goes on.
+which says at its end what it used: processor time (user and system; other work on the machine disturbs it less than
+time on the clock) and the peak of the resident memory, imports and all (from /proc: Linux only). A line is fitted over
+the sizes. Writes scale.csv, scale.md and scale.png (needs matplotlib); takes 1 GB of disk. What stands in scale.csv is
+not measured again, so that a stopped run goes on.
 """
 
 from __future__ import annotations
@@ -28,10 +28,7 @@ LARGEST, FRAMES, INTERVAL_S = (240, 240, 155), 45, 1.6
 SHARES = (0.4, 0.6, 0.8, 1.0)
 """Of the largest grid's edge; there all commands are measured."""
 AT_ALL_SIZES = {"bsw": ("--method", "bsw"), "anchored-unet": ("--method", "anchored-unet")}
-AT_THE_LARGEST = {
-    "unet-gru": ("--method", "unet-gru"),
-    "anchored-unet, --aif auto": ("--method", "anchored-unet", "--aif", "auto"),
-}
+AT_THE_LARGEST = {"unet-gru, --aif auto": ("--method", "unet-gru", "--aif", "auto")}
 LIMIT_GB = 6.0
 SCAN = {"matrix": (120, 120, 78), "voxel_size_mm": (2.0, 2.0, 2.0), "frames": FRAMES, "repetition_time_s": INTERVAL_S}
 
@@ -142,7 +139,7 @@ def plot(rows: list[dict], path: Path) -> None:
             intercept, slope, _ = fitted(x, y)
             panel.plot(x, y, "o", color=colour, label=name)
             panel.plot([0, max(x)], [intercept, intercept + slope * max(x)], "-", color=colour, lw=1)
-        for marker, name in zip("s^", AT_THE_LARGEST, strict=True):
+        for marker, name in zip("s", AT_THE_LARGEST, strict=True):
             of = [r for r in rows if r["command"] == name]
             panel.plot([r["gb"] for r in of], [r[key] for r in of], marker, color="#666666", label=name)
         if key == "peak_gb":

@@ -202,3 +202,13 @@ def test_a_mirrored_head_has_the_mirrored_mask(axis):
     image, *_ = head((70, 81, 12), (2.9, 2.6, 8.0), bias=0.3, seed=3)
     mirrored = brain_mask(np.flip(image, axis), (2.9, 2.6, 8.0))
     np.testing.assert_array_equal(np.flip(mirrored, axis), brain_mask(image, (2.9, 2.6, 8.0)))
+
+
+def test_field_of_view_does_not_matter():
+    """Thresholds of the whole picture would follow the amount of air: here they move a hundred voxels."""
+    image, _, _ = head(shape=(112, 112, 8), bias=0.8, seed=1)
+    mask = brain_mask(image, (2.2, 2.2, 5.0))
+    padded = brain_mask(np.pad(image, ((20, 3), (0, 30), (2, 1))), (2.2, 2.2, 5.0))
+    np.testing.assert_array_equal(padded[20:-3, :-30, 2:-1], mask)
+    assert padded.sum() == mask.sum()
+    np.testing.assert_array_equal(brain_mask(image[10:-10, 4:-4], (2.2, 2.2, 5.0)), mask[10:-10, 4:-4])

@@ -60,11 +60,11 @@ class AxisOrder:
 
     def work(self, volume: Volume) -> Volume:
         """Return an (x, y, z, ...) array of the stored grid on the working grid; None stays None."""
-        return None if volume is None else apply_orientation(volume, self.forward)
+        return None if volume is None else apply_orientation(volume, self.forward)  # type: ignore[return-value]
 
     def stored(self, volume: Volume) -> Volume:
         """Return an (x, y, z, ...) array of the working grid on the stored grid; None stays None."""
-        return None if volume is None else apply_orientation(volume, self.back)
+        return None if volume is None else apply_orientation(volume, self.back)  # type: ignore[return-value]
 
     def series(self, series: DynamicSeries) -> DynamicSeries:
         """Return a series on the working grid."""

@@ -141,4 +141,5 @@ def noise_sd(baseline_curves: np.ndarray) -> float:
     differences = np.diff(baseline_curves, axis=-1)
     if differences.size == 0:
         return 0.0
-    return float(_MAD_TO_SD * np.median(np.abs(differences)) / np.sqrt(2.0))
+    np.abs(differences, out=differences)
+    return float(_MAD_TO_SD * np.median(differences, overwrite_input=True) / np.sqrt(2.0))

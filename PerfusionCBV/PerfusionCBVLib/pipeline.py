@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
+from nibabel.orientations import aff2axcodes
 
 from PerfusionCBVLib import __version__
 from PerfusionCBVLib.arterial import ArterialInput, ArterialRequest, arterial_input
@@ -135,7 +136,8 @@ def _compute_maps(
     moved = series
     if settings.motion_correction:
         moved, motion = correct_motion(series, inside, timing, part(progress, 0.2, 0.5))
-        provenance["motion"] = motion.as_dict()
+        # Along and about the axes of the working grid, which need not be the stored ones.
+        provenance["motion"] = {**motion.as_dict(), "axes_towards": "".join(aff2axcodes(series.affine))}
         inside, timing = find_mask_and_bolus(moved, inside)
         clock.lap("motion correction")
     progress(0.5, "Converting signal to ΔR2*")
