@@ -269,9 +269,9 @@ def run(reader: str, inputs: range, seed: int, keep: Path | None = None) -> dict
 
 
 def main() -> int:
-    """Run one reader's inputs and print what came out."""
+    """Run the readers' inputs and print what came out."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("reader", choices=READERS)
+    parser.add_argument("readers", choices=READERS, nargs="+")
     parser.add_argument("--inputs", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, help="number of one input")
@@ -279,9 +279,9 @@ def main() -> int:
     options = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
     numbers = range(options.inputs) if options.only is None else range(options.only, options.only + 1)
-    found = run(options.reader, numbers, options.seed, options.keep)
+    found = [run(reader, numbers, options.seed, options.keep) for reader in options.readers]
     print(json.dumps(found, indent=1))
-    return 1 if found["failures"] else 0
+    return 1 if any(one["failures"] for one in found) else 0
 
 
 if __name__ == "__main__":
