@@ -46,7 +46,7 @@ def _classic(slices: int) -> tuple[bytes, ...]:
 
 
 @cache
-def _enhanced() -> bytes:
+def enhanced() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         return write_enhanced(_phantom(2), Path(folder, "e.dcm")).read_bytes()
 
@@ -56,7 +56,7 @@ def write_damaged(rng: random.Random, folder: Path) -> tuple[Path, Phantom | Non
     kind = rng.randrange(5)
     if kind == 0:
         path = folder / "enhanced.dcm"
-        path.write_bytes(bytes_damaged(rng, _enhanced()))
+        path.write_bytes(bytes_damaged(rng, enhanced()))
         return path, None
     slices = 2 if rng.random() < 0.2 else 1
     files = list(_classic(slices))

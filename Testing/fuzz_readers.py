@@ -130,11 +130,11 @@ _nifti_mutators = [bytes_damaged, header_damaged(nifti_header), header_damaged(n
 _nrrd_mutators = [bytes_damaged, text_damaged, text_damaged]
 
 
-def _label_nifti() -> bytes:
+def label_nifti() -> bytes:
     return nibabel.Nifti1Image(LABELS, PHANTOM.affine).to_bytes()
 
 
-def _segmentation() -> bytes:
+def segmentation() -> bytes:
     import nrrd
 
     to_lps = np.diag([-1.0, -1.0, 1.0])
@@ -177,7 +177,7 @@ def nrrd(rng: random.Random, folder: Path) -> Case:
 
 def mask(rng: random.Random, folder: Path) -> Case:
     """A mask on the series' grid."""
-    content, path = damaged(rng, _label_nifti(), _nifti_mutators), folder / "mask.nii"
+    content, path = damaged(rng, label_nifti(), _nifti_mutators), folder / "mask.nii"
     if rng.random() < 0.5:
         content, path = _compressed(content), folder / "mask.nii.gz"
         if rng.random() < 0.5:
@@ -189,9 +189,9 @@ def mask(rng: random.Random, folder: Path) -> Case:
 def regions(rng: random.Random, folder: Path) -> Case:
     """Label maps and segmentations with names."""
     if rng.random() < 0.3:
-        content, path = damaged(rng, _label_nifti(), _nifti_mutators), folder / "labels.nii"
+        content, path = damaged(rng, label_nifti(), _nifti_mutators), folder / "labels.nii"
     else:
-        content, path = damaged(rng, _segmentation(), _nrrd_mutators), folder / "labels.seg.nrrd"
+        content, path = damaged(rng, segmentation(), _nrrd_mutators), folder / "labels.seg.nrrd"
     path.write_bytes(content)
     return Case(
         lambda: read_regions(path, SHAPE[:3], PHANTOM.affine),
