@@ -46,7 +46,7 @@ def _classic(slices: int) -> tuple[bytes, ...]:
 
 
 @cache
-def _enhanced() -> bytes:
+def enhanced() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         return write_enhanced(_phantom(2), Path(folder, "e.dcm")).read_bytes()
 
@@ -56,7 +56,7 @@ def write_damaged(rng: random.Random, folder: Path) -> tuple[Path, Phantom | Non
     kind = rng.randrange(5)
     if kind == 0:
         path = folder / "enhanced.dcm"
-        path.write_bytes(bytes_damaged(rng, _enhanced()))
+        path.write_bytes(bytes_damaged(rng, enhanced()))
         return path, None
     slices = 2 if rng.random() < 0.2 else 1
     files = list(_classic(slices))
@@ -90,6 +90,7 @@ def is_as_planted(series: DynamicSeries, planted: Phantom) -> bool:
 
 
 def _damage_files(rng: random.Random, files: list[bytes]) -> None:
+    whole, copies = list(files), []
     for _ in range(rng.choice((1, 2, 5))):
         at = rng.randrange(len(files))
         kind = rng.randrange(5)
@@ -100,9 +101,11 @@ def _damage_files(rng: random.Random, files: list[bytes]) -> None:
         elif kind == 2:
             files.append(rng.choice((b"", b"text", bytes(200), b"DICM", bytes(128) + b"DICM")))
         elif kind == 3:
-            files[at] = files[at][: rng.randrange(len(files[at]))]
-        else:  # another instance with the same UID and other pixels
-            files.append(files[at][:-4] + rng.randbytes(4))
+            files[at] = files[at][: rng.randrange(len(files[at]) + 1)]
+        elif files[at] in whole:  # another instance with the same UID and other pixels
+            copies.append(files[at])
+    # Where the first copy is gone, nothing tells that the other is not the original.
+    files.extend(copy[:-4] + rng.randbytes(4) for copy in copies if copy in files)
 
 
 def _damage_elements(rng: random.Random, files: list[bytes]) -> bool:

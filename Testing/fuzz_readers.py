@@ -130,11 +130,11 @@ _nifti_mutators = [bytes_damaged, header_damaged(nifti_header), header_damaged(n
 _nrrd_mutators = [bytes_damaged, text_damaged, text_damaged]
 
 
-def _label_nifti() -> bytes:
+def label_nifti() -> bytes:
     return nibabel.Nifti1Image(LABELS, PHANTOM.affine).to_bytes()
 
 
-def _segmentation() -> bytes:
+def segmentation() -> bytes:
     import nrrd
 
     to_lps = np.diag([-1.0, -1.0, 1.0])
@@ -177,7 +177,7 @@ def nrrd(rng: random.Random, folder: Path) -> Case:
 
 def mask(rng: random.Random, folder: Path) -> Case:
     """A mask on the series' grid."""
-    content, path = damaged(rng, _label_nifti(), _nifti_mutators), folder / "mask.nii"
+    content, path = damaged(rng, label_nifti(), _nifti_mutators), folder / "mask.nii"
     if rng.random() < 0.5:
         content, path = _compressed(content), folder / "mask.nii.gz"
         if rng.random() < 0.5:
@@ -189,9 +189,9 @@ def mask(rng: random.Random, folder: Path) -> Case:
 def regions(rng: random.Random, folder: Path) -> Case:
     """Label maps and segmentations with names."""
     if rng.random() < 0.3:
-        content, path = damaged(rng, _label_nifti(), _nifti_mutators), folder / "labels.nii"
+        content, path = damaged(rng, label_nifti(), _nifti_mutators), folder / "labels.nii"
     else:
-        content, path = damaged(rng, _segmentation(), _nrrd_mutators), folder / "labels.seg.nrrd"
+        content, path = damaged(rng, segmentation(), _nrrd_mutators), folder / "labels.seg.nrrd"
     path.write_bytes(content)
     return Case(
         lambda: read_regions(path, SHAPE[:3], PHANTOM.affine),
@@ -269,9 +269,9 @@ def run(reader: str, inputs: range, seed: int, keep: Path | None = None) -> dict
 
 
 def main() -> int:
-    """Run one reader's inputs and print what came out."""
+    """Run the readers' inputs and print what came out."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("reader", choices=READERS)
+    parser.add_argument("readers", choices=READERS, nargs="+")
     parser.add_argument("--inputs", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, help="number of one input")
@@ -279,9 +279,9 @@ def main() -> int:
     options = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
     numbers = range(options.inputs) if options.only is None else range(options.only, options.only + 1)
-    found = run(options.reader, numbers, options.seed, options.keep)
+    found = [run(reader, numbers, options.seed, options.keep) for reader in options.readers]
     print(json.dumps(found, indent=1))
-    return 1 if found["failures"] else 0
+    return 1 if any(one["failures"] for one in found) else 0
 
 
 if __name__ == "__main__":

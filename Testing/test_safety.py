@@ -226,11 +226,10 @@ def test_half_a_file_does_not_stay_and_the_older_one_does(tmp_path, monkeypatch)
     path = tmp_path / "page.html"
     write_whole(path, b"old")
 
-    def full_disk(self, content):
-        self.touch()
+    def full_disk(handle):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space"):
         write_whole(path, b"new")
     assert [p.name for p in tmp_path.iterdir()] == ["page.html"]

@@ -1,10 +1,21 @@
 """Errors a caller can act on: each message says what was found, what is needed and what to do."""
 
 
+def one_line(text: object) -> str:
+    """Return a text on one line, without control characters and other signs that are not meant to be seen."""
+    return "".join(sign if sign.isprintable() else "?" for sign in " ".join(str(text).split()))
+
+
 class PerfusionError(Exception):
-    """Root of every error that the library raises on purpose."""
+    """Root of every error that the library raises on purpose.
+
+    Names and values from files enter messages; whatever they hold, a message stays one legible line.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(one_line(message))
 
 
 class InputRefusedError(PerfusionError):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from PerfusionCBVLib.errors import GeometryError, TimingError, UnreadableInputError
+from PerfusionCBVLib.errors import GeometryError, TimingError, UnreadableInputError, one_line
 from PerfusionCBVLib.series import Acquisition
 
 GIVEN_BY_USER = "given by the user"
@@ -196,7 +196,7 @@ def read_text(path: Path, most_bytes: int) -> str:
 
 def shown(value: object, most: int = 60) -> str:
     """Return a value from a file as a message can show it: on one line, legible, not longer than `most` characters."""
-    text = "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(value).split()))
+    text = one_line(value)
     return text if len(text) <= most else f"{text[:most]}…"
 
 

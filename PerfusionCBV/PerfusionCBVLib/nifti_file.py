@@ -9,9 +9,11 @@ from pathlib import Path
 import nibabel
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.imageglobals import LoggingOutputSuppressor
+from nibabel.openers import Opener
 from nibabel.spatialimages import HeaderDataError
 
-from PerfusionCBVLib.errors import UnreadableInputError
+from PerfusionCBVLib.errors import GeometryError, UnreadableInputError
 from PerfusionCBVLib.load_common import cannot_open, require_plain_file, require_plausible_ratio, require_plausible_size
 
 BROKEN_NIFTI = (ImageFileError, HeaderDataError, EOFError, zlib.error, ValueError, OverflowError)
@@ -26,11 +28,13 @@ def open_nifti(path: Path) -> nibabel.Nifti1Image:
     UnreadableInputError
         Missing, truncated or damaged, no NIfTI, or compressed out of all proportion.
     GeometryError
-        It announces no data, or more than any series has.
+        It announces no data, or more than any series has, or voxels without a size.
     """
     require_plain_file(path)
     try:
-        image = nibabel.load(path, keep_file_open=True)  # frames are read one after the other
+        # What nibabel says while it mends a header would stand between the user and our one sentence.
+        with LoggingOutputSuppressor():
+            image = nibabel.load(path, keep_file_open=True)  # frames are read one after the other
         size = path.stat().st_size
     except BROKEN_NIFTI as error:
         raise damaged_nifti(path) from error
@@ -39,9 +43,20 @@ def open_nifti(path: Path) -> nibabel.Nifti1Image:
     if not isinstance(image, nibabel.Nifti1Image):
         raise UnreadableInputError(f"{path.name} is no NIfTI image but {type(image).__name__}. Convert it to NIfTI.")
     require_plausible_size(image.shape, path.name)
+    _require_voxel_size(image, path)
     if path.name.lower().endswith(".gz"):
         require_plausible_ratio(math.prod(image.shape) * image.get_data_dtype().itemsize, size, path.name)
     return image
+
+
+def _require_voxel_size(image: nibabel.Nifti1Image, path: Path) -> None:
+    """Refuse voxels without a size where the affine is made of it: nibabel takes them to be 1 mm."""
+    if image.header["sform_code"] > 0:
+        return
+    with Opener(str(path)) as stream:
+        as_written = type(image.header).from_fileobj(stream, check=False)
+    if not as_written["pixdim"][1:4].all():
+        raise GeometryError(f"The header of {path.name} gives a voxel no size (pixdim is 0). Export it again.")
 
 
 def read_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:

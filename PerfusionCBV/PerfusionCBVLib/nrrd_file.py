@@ -17,7 +17,13 @@ import nrrd
 import numpy as np
 
 from PerfusionCBVLib.errors import UnreadableInputError
-from PerfusionCBVLib.load_common import cannot_open, require_plain_file, require_plausible_ratio, require_plausible_size
+from PerfusionCBVLib.load_common import (
+    cannot_open,
+    require_plain_file,
+    require_plausible_ratio,
+    require_plausible_size,
+    shown,
+)
 
 LARGEST_HEADER_BYTES = 16 * 1024**2
 
@@ -147,7 +153,7 @@ def _array(header: Mapping[str, Any], stream: BinaryIO, path: Path, holder: Path
         elif encoding in ("ascii", "text", "txt"):
             content = np.array(stream.read().split(), dtype=kind.newbyteorder("=")).astype(kind).tobytes()
         else:
-            raise UnreadableInputError(f"{path.name} is packed as {encoding!r}. Save it raw or with gzip.")
+            raise UnreadableInputError(f"{path.name} is packed as {shown(encoding)!r}. Save it raw or with gzip.")
         if len(content) != expected:
             raise _damaged(path)
         return np.frombuffer(content, kind).reshape(sizes, order="F")

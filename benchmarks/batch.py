@@ -1,4 +1,4 @@
-"""Throughput of a batch with one worker and with two; run with `python Testing/benchmark_batch.py` on an idle machine.
+"""Throughput of a batch with one worker and with two; run with `python benchmarks/batch.py` on an idle machine.
 
 The same simulated patient under many names, mapped by each number of workers in turn, several times. Counted is the
 time from when the workers stand to the last result on the disk. The ratio is of the best of each; other work on the

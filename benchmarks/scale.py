@@ -1,6 +1,6 @@
 """Time and memory of `perfusion-cbv map` against the size of the series, up to 240 × 240 × 155 × 45 (UPENN-GBM).
 
-    OMP_NUM_THREADS=1 python Testing/benchmark_scale.py --output DIR
+    OMP_NUM_THREADS=1 python benchmarks/scale.py --output DIR
 
 One simulated head is stored on finer and finer grids, as int16 in .nii.gz. Each command runs in a process of its own,
 which says at its end what it used: processor time (user and system; other work on the machine disturbs it less than
