@@ -123,10 +123,8 @@ def known_options() -> dict[str, set[str]]:
 @pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda path: path.stem)
 def test_commands_and_options_in_the_guide_exist(page):
     for command, rest in re.findall(r"perfusion-cbv ([a-z]+)([^\n`#]*(?:\\\n[^\n`]*)?)", page.read_text("utf-8")):
-        if command in known_options():
-            assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", rest)) <= known_options()[command], f"{command}{rest}"
-        else:
-            assert command == "batch", command
+        assert command in known_options(), command
+        assert set(re.findall(r"(?<![\w=-])--[a-z][a-z-]+", rest)) <= known_options()[command], f"{command}{rest}"
 
 
 def test_every_method_is_described():

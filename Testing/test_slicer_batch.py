@@ -13,7 +13,7 @@ import nibabel
 
 import slicer_scene
 from dsc_phantom import graded_head
-from PerfusionCBVLib import cli, load_series
+from PerfusionCBVLib import cli, load_series, map_request
 from PerfusionCBVLib.gui import dependencies
 
 pytestmark = pytest.mark.slicer
@@ -78,13 +78,13 @@ def test_an_interrupted_run_exits_with_4(batch, series_file, tmp_path, monkeypat
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "compute_maps", interrupt)
+    monkeypatch.setattr(map_request, "compute_maps", interrupt)
     assert batch("--input", series_file, "--output", tmp_path / "maps") == 4
 
 
 def test_a_fault_of_ours_exits_with_1_and_is_not_hidden(batch, series_file, tmp_path, monkeypatch):
     codes = []
-    monkeypatch.setattr(cli, "compute_maps", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(map_request, "compute_maps", lambda *_, **__: 1 / 0)
     monkeypatch.setattr(slicer.util, "exit", codes.append)
     with pytest.raises(ZeroDivisionError):
         batch("--input", series_file, "--output", tmp_path / "maps")

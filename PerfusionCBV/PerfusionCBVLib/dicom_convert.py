@@ -74,7 +74,7 @@ def convert(series: SeriesHeaders, grid: FrameGrid) -> tuple[np.ndarray, np.ndar
             sidecar = read_sidecar(images[0].with_suffix(".json"))
         except InputRefusedError as error:  # whose message names a file that is gone
             raise UnreadableInputError(
-                f"dcm2niix made no usable image of the series {series.description!r}. Check that the series holds one "
+                f"dcm2niix made no usable image of the series with UID {series.uid}. Check that the series holds one "
                 "echo and one image type and is complete, or convert it to NIfTI yourself."
             ) from error
     return signal, affine, sidecar

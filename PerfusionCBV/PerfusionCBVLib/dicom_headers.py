@@ -90,7 +90,7 @@ class Format(NamedTuple):
     rows: int
     spacing_mm: tuple[float, ...] | None
     component: str
-    """``phase``, ``real`` or ``imaginary``; ``magnitude`` where the header names none of them."""
+    """``colour``, ``phase``, ``real`` or ``imaginary``; ``magnitude`` where the header names none of them."""
 
 
 @dataclass
@@ -283,6 +283,8 @@ _COMPONENTS = {
 def _format(dataset: Dataset) -> Format:
     words = image_type(dataset)[2:]
     component = next((_COMPONENTS[word] for word in words if word in _COMPONENTS), "magnitude")
+    if (_integer(dataset, "SamplesPerPixel") or 1) > 1:
+        component = "colour"
     columns, rows = (_integer(dataset, keyword) or 0 for keyword in ("Columns", "Rows"))
     return Format(columns, rows, _vector(dataset, "PixelSpacing", 2), component)
 

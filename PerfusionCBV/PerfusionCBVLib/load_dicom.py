@@ -85,7 +85,7 @@ def load_dicom(
             "export is complete."
         )
     sides = [int(number(series.header, key) or 1) for key in ("Columns", "Rows")]
-    require_plausible_size((*sides, len(series.frames)), f"the series {series.description!r}")
+    require_plausible_size((*sides, len(series.frames)), f"the series {_label(series)}")
     signal, affine, sidecar = convert(series, grid)
     require_same_images(signal, affine, grid, series)
 
@@ -185,13 +185,13 @@ def _require_one_format(series: SeriesHeaders) -> None:
     components = sorted({one.component for one in series.formats})
     if components != ["magnitude"]:
         raise UnreadableInputError(
-            f"The series {series.description!r} holds {' and '.join(components)} images (ImageType); magnitude alone "
-            "is needed. Pass a folder with the magnitude images."
+            f"The series {_label(series)} holds {' and '.join(components)} images; magnitude alone is needed. Pass a "
+            "folder with the magnitude images."
         )
     if len(series.formats) > 1:
         listed = sorted({f"{one.columns} × {one.rows} pixels of {_spacing(one.spacing_mm)}" for one in series.formats})
         raise GeometryError(
-            f"The series {series.description!r} holds images of different size: {', '.join(listed[:3])}. Export the "
+            f"The series {_label(series)} holds images of different size: {', '.join(listed[:3])}. Export the "
             "original series."
         )
 

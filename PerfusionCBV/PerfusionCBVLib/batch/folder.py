@@ -90,6 +90,7 @@ class BatchFolder:
             self._clear_leftovers()
             try:
                 yield token
+                self._clear_leftovers()  # of workers that were killed
             finally:
                 # A full disk still lets a file be removed: workers that go on must not publish.
                 self._token.unlink(missing_ok=True)
