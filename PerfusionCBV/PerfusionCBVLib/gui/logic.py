@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import slicer
 import vtk
 from vtk.util import numpy_support
 
-from PerfusionCBVLib.errors import InputRefusedError, PerfusionError, TimingError, UsageError
+from PerfusionCBVLib.errors import InputRefusedError, TimingError, UsageError
 from PerfusionCBVLib.findings import Finding
 from PerfusionCBVLib.gui.alignment import anatomy_volume, publish_alignment
+from PerfusionCBVLib.gui.background import Background, Steps
 from PerfusionCBVLib.gui.input_nodes import (
     ACQUISITION,
     INPUT_SHA256,
@@ -30,8 +31,7 @@ from PerfusionCBVLib.gui.output_nodes import layers_of, publish, unchanged_on_er
 from PerfusionCBVLib.gui.regions import region_on_series
 from PerfusionCBVLib.gui.scene_result import identity_in_scene, regions_in_scene, result_in_scene
 from PerfusionCBVLib.gui.words import finding_in_the_panel, in_the_panel
-from PerfusionCBVLib.gui.worker import run_in_background
-from PerfusionCBVLib.progress import Progress, part, silent
+from PerfusionCBVLib.progress import Progress, part
 from PerfusionCBVLib.settings import Settings
 
 if TYPE_CHECKING:  # they need packages that may not be installed yet
@@ -40,11 +40,10 @@ if TYPE_CHECKING:  # they need packages that may not be installed yet
     from PerfusionCBVLib.result import MapResult
     from PerfusionCBVLib.series import DynamicSeries
 
-Outcome = TypeVar("Outcome")
-
 _busy = False
 
 
+@Background
 def check_node(
     node: Any,
     *,
@@ -52,7 +51,7 @@ def check_node(
     repetition_time_s: float | None,
     mask: Any,
     progress: Progress | None = None,
-) -> tuple[Finding, ...]:
+) -> Steps[tuple[Finding, ...]]:
     """Return what is noteworthy about a node's series.
 
     Raises
@@ -68,10 +67,11 @@ def check_node(
 
             return check(facts.series(), mask=inside, progress=report)
 
-        findings = _in_background(work, progress)
+        findings = yield work
     return tuple(finding_in_the_panel(finding) for finding in findings)
 
 
+@Background
 def process_node(
     node: Any,
     settings: Settings,
@@ -82,7 +82,7 @@ def process_node(
     reference: Any,
     aif: Any,
     progress: Progress | None = None,
-) -> tuple[MapResult, dict[str, Any]]:
+) -> Steps[tuple[MapResult, dict[str, Any]]]:
     """Make a node's maps; return the result and its nodes by role.
 
     Raises
@@ -108,15 +108,16 @@ def process_node(
             )
             return result, layers_of(result)
 
-        result, layers = _in_background(work, progress)
+        result, layers = yield work
         if not slicer.mrmlScene.IsNodePresent(node):
             raise UsageError("The series was removed from the scene while its map was made. Load it again.")
         return result, publish(result, layers, node)
 
 
+@Background
 def measure_node(
     node: Any, segmentation: Any, settings: MeasureSettings, *, mirrors: bool, progress: Progress | None = None
-) -> Any:
+) -> Steps[Any]:
     """Measure the segments of a segmentation on the latest map of a series; return the table node.
 
     Raises
@@ -134,12 +135,13 @@ def measure_node(
             regions = [Region(name, voxels) for name, voxels in inside.items()]
             return measure_regions(regions, result, settings, mirrors=mirrors, progress=report)
 
-        measured = _in_background(work, progress)
+        measured = yield work
         with unchanged_on_error():
             return publish_measures(measured, settings, segmentation, inside, node)
 
 
-def align_nodes(node: Any, anatomy: Any, progress: Progress | None = None) -> tuple[Registration, Any]:
+@Background
+def align_nodes(node: Any, anatomy: Any, progress: Progress | None = None) -> Steps[tuple[Registration, Any]]:
     """Register a series with a map to an anatomical volume; return how well, and the transform node above both.
 
     Raises
@@ -156,12 +158,13 @@ def align_nodes(node: Any, anatomy: Any, progress: Progress | None = None) -> tu
 
             return register(baseline_volume(result), result.mask, fixed, report)
 
-        registration = _in_background(work, progress)
+        registration = yield work
         with unchanged_on_error():
             return registration, publish_alignment(registration, anatomy, node)
 
 
-def write_dicom_of(node: Any, source: Path, folder: Path, progress: Progress | None = None) -> list[Path]:
+@Background
+def write_dicom_of(node: Any, source: Path, folder: Path, progress: Progress | None = None) -> Steps[list[Path]]:
     """Write DICOM objects of the latest map of a series, its regions and measures; return their paths.
 
     Parameters
@@ -205,10 +208,11 @@ def write_dicom_of(node: Any, source: Path, folder: Path, progress: Progress | N
             )
             return write_objects(objects, folder)
 
-        return _in_background(work, progress)
+        return (yield work)
 
 
-def write_page_of(node: Any, path: Path, *, named: bool, progress: Progress | None = None) -> Path:
+@Background
+def write_page_of(node: Any, path: Path, *, named: bool, progress: Progress | None = None) -> Steps[Path]:
     """Write the page for the referrer about the latest map of a series and its measures; return its path.
 
     Parameters
@@ -231,10 +235,11 @@ def write_page_of(node: Any, path: Path, *, named: bool, progress: Progress | No
             report(0.1, f"Writing {path.name}")
             return write_page(Reading(result, inside, measurements, identity), path)
 
-        return _in_background(work, progress)
+        return (yield work)
 
 
-def load_node(path: Path, progress: Progress | None = None) -> Any:
+@Background
+def load_node(path: Path, progress: Progress | None = None) -> Steps[Any]:
     """Read a series from files; return its sequence node, with a browser and a volume to look at.
 
     Raises
@@ -253,10 +258,11 @@ def load_node(path: Path, progress: Progress | None = None) -> Any:
             return Sequence.of(load_series(path, repetition_time_s=1.0), timed=False)
 
     with _one_at_a_time():
-        return add_sequence(_in_background(read, progress))
+        return add_sequence((yield read))
 
 
-def simulate_node(progress: Progress | None = None) -> Any:
+@Background
+def simulate_node(progress: Progress | None = None) -> Steps[Any]:
     """Simulate the demonstration patient; return its sequence node.
 
     Raises
@@ -271,7 +277,7 @@ def simulate_node(progress: Progress | None = None) -> Any:
         return Sequence.of(simulate(demo_parameters()).series)
 
     with _one_at_a_time():
-        return add_sequence(_in_background(make, progress))
+        return add_sequence((yield make))
 
 
 @dataclass(frozen=True, eq=False)
@@ -331,14 +337,6 @@ def _facts(node: Any, echo_time_s: float | None, repetition_time_s: float | None
     if facts.problem:
         raise InputRefusedError(in_the_panel(facts.problem))
     return facts
-
-
-def _in_background(work: Callable[[Progress], Outcome], progress: Progress | None) -> Outcome:
-    try:
-        return run_in_background(work, progress or silent, slicer.app.processEvents)
-    except PerfusionError as error:
-        error.args = (in_the_panel(str(error)),)
-        raise
 
 
 @contextmanager
