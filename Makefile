@@ -13,7 +13,7 @@ $(VENV)/.installed: pyproject.toml Makefile
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, found " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet '$(TORCH)'
-	$(BIN)/python -m pip install --quiet --editable '.[networks,train,report,dicom,slicer,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[networks,train,report,dicom,slicer,web,dev]'
 	touch $@
 
 demo: install
@@ -37,6 +37,7 @@ benchmark: install
 
 screenshots: install
 	QT_QPA_PLATFORM=offscreen $(BIN)/python Testing/screenshots.py
+	$(BIN)/python Testing/screenshots_web.py
 
 clean:
 	rm -rf $(VENV) demo-output build *.egg-info PerfusionCBV/*.egg-info

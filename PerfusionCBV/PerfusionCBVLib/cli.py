@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from PerfusionCBVLib import __version__, check, cli_results, compute_maps, load_series, write_result
+from PerfusionCBVLib import __version__, check, cli_results, cli_view, compute_maps, load_series, write_result
 from PerfusionCBVLib.arterial import ArterialRequest, read_arterial_curve
 from PerfusionCBVLib.errors import Cancelled, ModelError, PerfusionError, UsageError
 from PerfusionCBVLib.masking import read_mask
@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     check_.set_defaults(run=_check)
 
     cli_results.add_commands(commands)
+    cli_view.add_command(commands)
 
     simulate = commands.add_parser("simulate", help="write a simulated series with its truth")
     simulate.add_argument("--output", type=Path, required=True, metavar="DIR")
