@@ -13,7 +13,7 @@ $(VENV)/.installed: pyproject.toml Makefile
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, found " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet '$(TORCH)'
-	$(BIN)/python -m pip install --quiet --editable '.[networks,train,batch,report,dicom,slicer,bench,docs,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[networks,train,batch,report,dicom,slicer,web,bench,docs,dev]'
 	touch $@
 
 demo: install
@@ -41,6 +41,7 @@ bench-compare: install
 
 screenshots: install
 	QT_QPA_PLATFORM=offscreen $(BIN)/python Testing/screenshots.py
+	$(BIN)/python Testing/screenshots_web.py
 
 # The guide as web pages in site/; open site/index.html.
 docs: install

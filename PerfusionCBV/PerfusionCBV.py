@@ -55,13 +55,13 @@ class PerfusionCBVWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Load the layout and connect it."""
         ScriptedLoadableModuleWidget.setup(self)
         # Only now: at start-up Slicer imports this file, and nothing else of the extension.
-        from PerfusionCBVLib.gui.choices import ArterialFile, SegmentChoice
         from PerfusionCBVLib.gui.comparison_section import ComparisonSection
         from PerfusionCBVLib.gui.display import MapDisplay
         from PerfusionCBVLib.gui.exports import Exports
         from PerfusionCBVLib.gui.histogram import HistogramPlot
         from PerfusionCBVLib.gui.load_menu import LoadMenu
         from PerfusionCBVLib.gui.plots import CurvePlot
+        from PerfusionCBVLib.gui.selectors import ArterialFile, SegmentChoice
         from PerfusionCBVLib.gui.send_section import SendSection
 
         panel = slicer.util.loadUI(self.resourcePath("UI/PerfusionCBV.ui"))

@@ -2,16 +2,23 @@
 
 import importlib.util
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+WEB_PACKAGES = ("trame", "trame_rca", "trame_plotly", "playwright")
+
 
 def pytest_configure() -> None:
-    """Where PERFUSIONCBV_REQUIRE_SLICER is set, tests of the Slicer side must run: a skipped test is no passed one."""
+    """Where PERFUSIONCBV_REQUIRE_SLICER or _WEB is set, these tests must run: a skipped test is no passed one."""
     missing = [name for name in ("slicer", "PySide6") if importlib.util.find_spec(name) is None]
     if missing and os.environ.get("PERFUSIONCBV_REQUIRE_SLICER"):
         raise pytest.UsageError(f"{' and '.join(missing)} must be installed (extra 'slicer'); see .ci/run")
+    missing = [name for name in WEB_PACKAGES if importlib.util.find_spec(name) is None]
+    missing += [] if shutil.which("chromium") or shutil.which("chromium-browser") else ["chromium"]
+    if missing and os.environ.get("PERFUSIONCBV_REQUIRE_WEB"):
+        raise pytest.UsageError(f"{' and '.join(missing)} must be installed (extras 'web' and 'dev'); see .ci/run")
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,7 @@ NAMES = ("i18n", "parameterNodeWrapper", "ScriptedLoadableModule", "packaging")
 def install_scripted() -> None:
     """Make the four modules importable as `slicer.NAME`; the second call does nothing."""
     real = os.environ.get("PERFUSIONCBV_SLICER_PYTHON")
-    if "slicer.i18n" in sys.modules:
+    if "slicer.parameterNodeWrapper" in sys.modules:
         return
     if real:
         import qt_slicer

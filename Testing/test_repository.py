@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 MODULE = ROOT / "PerfusionCBV"
 LIBRARY = MODULE / "PerfusionCBVLib"
 SLICER_PACKAGES = {"slicer", "qt", "vtk", "ctk"}
-DATA_SUFFIXES = {".json", ".safetensors", ".npz", ".txt"}
+DATA_SUFFIXES = {".json", ".safetensors", ".npz", ".txt", ".html", ".css", ".js", ".png"}
 
 
 def project() -> dict:
@@ -141,11 +141,28 @@ def test_import_scan_finds_imports_inside_functions(tmp_path):
 
 
 def test_library_imports_nothing_of_slicer():
-    gui = LIBRARY / "gui"  # the only place that may
-    files = [p for p in LIBRARY.rglob("*.py") if gui not in p.parents]
+    faces = {LIBRARY / "gui", LIBRARY / "web"}  # the only places that may
+    files = [p for p in LIBRARY.rglob("*.py") if not faces & set(p.parents)]
     assert files
     offenders = {str(p.relative_to(ROOT)): found for p in files if (found := imported_packages(p) & SLICER_PACKAGES)}
     assert offenders == {}
+
+
+def test_what_panel_and_browser_share_imports_nothing_of_qt():
+    """The browser's server has no Qt; what it imports of `gui` must not either."""
+    queue, seen = [*(LIBRARY / "web").glob("*.py")], set()
+    while queue:
+        path = queue.pop()
+        seen.add(path)
+        assert not imported_packages(path) & {"qt", "ctk"}, path
+        text = path.read_text("utf-8")
+        named = re.findall(r"PerfusionCBVLib\.gui\.(\w+)", text)
+        for several in re.findall(r"from PerfusionCBVLib\.gui import ([\w, ]+)", text):
+            named += several.split(", ")
+        for name in named:
+            wanted = LIBRARY / "gui" / f"{name}.py"
+            queue += [wanted] if wanted.exists() and wanted not in seen else []
+    assert LIBRARY / "gui" / "logic.py" in seen
 
 
 def test_importing_the_library_imports_no_torch():

@@ -15,7 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from PerfusionCBVLib import __version__, check, cli_batch, cli_options, cli_results, compute_maps, write_result
+from PerfusionCBVLib import (
+    __version__,
+    check,
+    cli_batch,
+    cli_options,
+    cli_results,
+    cli_view,
+    compute_maps,
+    write_result,
+)
 from PerfusionCBVLib.errors import Cancelled, ModelError, PerfusionError, UsageError
 from PerfusionCBVLib.identity import read_identity
 from PerfusionCBVLib.map_request import MapRequest, make_maps
@@ -117,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
 
     cli_batch.add_command(commands)
     cli_results.add_commands(commands)
+    cli_view.add_command(commands)
 
     simulate = commands.add_parser("simulate", help="write a simulated series with its truth")
     simulate.add_argument("--output", type=Path, required=True, metavar="DIR")

@@ -1,1 +1,1 @@
-"""What the library needs to live in Slicer: nodes in, nodes out; the only place that imports slicer, vtk, qt or ctk."""
+"""What the library needs to live in Slicer: nodes in, nodes out. Besides `web`, nothing else imports slicer."""

@@ -1,65 +1,59 @@
-"""Choices that Slicer does not connect to the parameter node by itself: a part of a node, and a file."""
+"""What the slice views show and in which colours: choices that the panel and the browser share."""
 
-from __future__ import annotations
+from enum import Enum
 
-from typing import Any
-
-import qt
-import slicer
 from slicer.i18n import tr as _
 
 
-class SegmentChoice:
-    """Keeps a qMRMLSegmentSelectorWidget and two members of the parameter node alike.
+class View(Enum):
+    """What the slice views show."""
 
-    Parameters
-    ----------
-    widget : PerfusionCBVWidget
-    selector : qMRMLSegmentSelectorWidget
-    segmentation, segment_id : str
-        The members.
-    """
+    SERIES = "series"
+    ANATOMY = "anatomy"
+    COMPARE = "compare"
 
-    def __init__(self, widget: Any, selector: Any, segmentation: str, segment_id: str) -> None:
-        self._widget, self._selector = widget, selector
-        self._segmentation, self._segment_id = segmentation, segment_id
-        self._showing = False
-        selector.currentNodeChanged.connect(self._keep)
-        selector.currentSegmentChanged.connect(self._keep)
-
-    def show(self, parameters: Any) -> None:
-        """Show what a parameter node holds."""
-        self._showing = True  # choosing the node selects a segment by itself, which is not the user's choice
-        try:
-            self._selector.setCurrentNode(getattr(parameters, self._segmentation))
-            self._selector.setCurrentSegmentID(getattr(parameters, self._segment_id))
-        finally:
-            self._showing = False
-
-    def _keep(self, _chosen: Any = None) -> None:
-        parameters = self._widget.parameters
-        if parameters is None or self._showing:
-            return
-        with slicer.util.NodeModify(parameters):
-            setattr(parameters, self._segmentation, self._selector.currentNode())
-            setattr(parameters, self._segment_id, self._selector.currentSegmentID())
+    def label(self) -> str:
+        """Return what the panel shows."""
+        return {
+            "series": _("Map over the series"),
+            "anatomy": _("Map over another volume"),
+            "compare": _("Compare four maps"),
+        }[self.value]
 
 
-class ArterialFile:
-    """The slot of the button that chooses the file.
+class Colours(Enum):
+    """The colour table; the value is the library's name, except ``automatic``: the one that suits each map."""
 
-    Parameters
-    ----------
-    widget : PerfusionCBVWidget
-    """
+    AUTOMATIC = "automatic"
+    PERFUSION = "perfusion"
+    UNIFORM = "uniform"
+    DIVERGING = "diverging"
 
-    def __init__(self, widget: Any) -> None:
-        self._widget = widget
-        widget.ui.arterialFileButton.clicked.connect(self.choose)
+    def label(self) -> str:
+        """Return what the panel shows."""
+        return {
+            "automatic": _("Automatic"),
+            "perfusion": _("Perfusion rainbow"),
+            "uniform": _("Uniform"),
+            "diverging": _("Blue to red about zero"),
+        }[self.value]
 
-    def choose(self) -> None:
-        """Ask for the file and keep its path in the parameter node."""
-        kinds = _("Curve") + " (*.csv *.txt *.tsv)"
-        path = qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), _("Curve of the artery"), "", kinds)
-        if path and self._widget.parameters is not None:
-            self._widget.parameters.arterialFile = path
+
+class WindowPreset(Enum):
+    """The values at the two ends of the colours."""
+
+    AUTOMATIC = "automatic"
+    GLIOMA = "0 3.5"
+    TUMOUR = "0 5"
+    VESSELS = "0 10"
+    MANUAL = "manual"
+
+    def label(self) -> str:
+        """Return what the panel shows."""
+        return {
+            "automatic": _("Automatic"),
+            "0 3.5": _("0 to 3.5: glioma"),
+            "0 5": _("0 to 5: vascular tumour"),
+            "0 10": _("0 to 10: meningioma"),
+            "manual": _("As set below"),
+        }[self.value]

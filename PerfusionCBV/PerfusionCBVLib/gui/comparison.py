@@ -13,6 +13,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from PerfusionCBVLib.errors import UsageError
+from PerfusionCBVLib.gui.background import Background, Steps, one_at_a_time
 from PerfusionCBVLib.gui.measures import MAP_SHA256, NOTES, fill_rows, map_sha256, rows_of
 from PerfusionCBVLib.gui.output_nodes import (
     INPUT,
@@ -29,7 +30,6 @@ from PerfusionCBVLib.gui.output_nodes import (
 from PerfusionCBVLib.gui.scene_result import identity_in_scene, result_in_scene
 from PerfusionCBVLib.gui.segments import drawn_segments
 from PerfusionCBVLib.gui.words import finding_in_the_panel
-from PerfusionCBVLib.gui.work import in_background, one_at_a_time
 from PerfusionCBVLib.progress import Progress
 
 if TYPE_CHECKING:  # needs packages that may not be installed yet
@@ -63,9 +63,10 @@ class Compared:
     warnings: tuple[str, ...]
 
 
+@Background
 def compare_node(
     node: Any, earlier: Any, segmentation: Any, scale: Scale = "own", progress: Progress | None = None
-) -> Compared:
+) -> Steps[Compared]:
     """Compare the latest map of a series with one of an earlier date, as `alignment.longitudinal.compare` does.
 
     Parameters
@@ -101,7 +102,7 @@ def compare_node(
             found = compare(other, later, regions=regions, scale=scale, progress=report)
             return found, _layers(found)
 
-        comparison, layers = in_background(work, progress)
+        comparison, layers = yield work
         with unchanged_on_error():
             return _publish(comparison, layers, name, node)
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from slicer.i18n import tr as _
 
 from PerfusionCBVLib.errors import SendError, UsageError
+from PerfusionCBVLib.gui.background import Background, Steps, one_at_a_time
 from PerfusionCBVLib.gui.input_nodes import instance_uids
 from PerfusionCBVLib.gui.measures import measured_segments, measurements_in_scene
 from PerfusionCBVLib.gui.output_nodes import MADE, outputs
 from PerfusionCBVLib.gui.scene_result import result_in_scene
 from PerfusionCBVLib.gui.segments import regions_on
-from PerfusionCBVLib.gui.work import in_background, one_at_a_time
 from PerfusionCBVLib.progress import Progress, part, silent
 
 if TYPE_CHECKING:  # needs packages that may not be installed yet
@@ -94,7 +94,8 @@ class Server:
         return send_objects(objects, self.host, self.port, **titles, tls=self._tls(), progress=progress)
 
 
-def write_dicom_of(node: Any, source: Path, folder: Path, progress: Progress | None = None) -> list[Path]:
+@Background
+def write_dicom_of(node: Any, source: Path, folder: Path, progress: Progress | None = None) -> Steps[list[Path]]:
     """Write DICOM objects of the latest map of a series, its regions and measures; return their paths.
 
     Parameters
@@ -117,10 +118,11 @@ def write_dicom_of(node: Any, source: Path, folder: Path, progress: Progress | N
 
             return write_objects(make(part(report, 0.0, 0.9)), folder)
 
-        return in_background(work, progress)
+        return (yield work)
 
 
-def try_connection(server: Server, progress: Progress | None = None) -> None:
+@Background
+def try_connection(server: Server, progress: Progress | None = None) -> Steps[None]:
     """Ask a server for an association and a C-ECHO; nothing of a patient is sent.
 
     Raises
@@ -134,10 +136,11 @@ def try_connection(server: Server, progress: Progress | None = None) -> None:
             report(0.0, f"Asking {server.name}")
             server.take([])
 
-        in_background(work, progress)
+        yield work
 
 
-def send_dicom_of(node: Any, source: Path, server: Server, progress: Progress | None = None) -> int:
+@Background
+def send_dicom_of(node: Any, source: Path, server: Server, progress: Progress | None = None) -> Steps[int]:
     """Make the objects that `write_dicom_of` writes, and send them; return how many were taken.
 
     Raises
@@ -153,7 +156,7 @@ def send_dicom_of(node: Any, source: Path, server: Server, progress: Progress | 
             objects = make(part(report, 0.0, 0.6))
             return server.take(objects, part(report, 0.6, 1.0))
 
-        outcomes = in_background(work, progress)
+        outcomes = yield work
     failed = [one for one in outcomes if one.problem]
     if failed:
         raise SendError(

@@ -7,8 +7,8 @@ from typing import Any
 
 import slicer
 
+from PerfusionCBVLib.gui.choices import Colours, View, WindowPreset
 from PerfusionCBVLib.gui.colours import colour_node
-from PerfusionCBVLib.gui.parameters import Colours, View, WindowPreset
 
 Nodes = Mapping[str, Any]
 """Output nodes by role, as `PerfusionCBVLogic.outputs` gives them."""

@@ -16,6 +16,7 @@ from PerfusionCBVLib.errors import InputRefusedError, TimingError, UsageError
 from PerfusionCBVLib.findings import Finding
 from PerfusionCBVLib.gui.alignment import anatomy_volume, publish_alignment
 from PerfusionCBVLib.gui.arterial import CurveFile
+from PerfusionCBVLib.gui.background import Background, Steps, one_at_a_time
 from PerfusionCBVLib.gui.histogram import publish_histogram
 from PerfusionCBVLib.gui.input_nodes import (
     ACQUISITION,
@@ -29,7 +30,6 @@ from PerfusionCBVLib.gui.regions import region_on_series
 from PerfusionCBVLib.gui.scene_result import identity_in_scene, result_in_scene
 from PerfusionCBVLib.gui.segments import drawn_segments, regions_on
 from PerfusionCBVLib.gui.words import finding_in_the_panel, in_the_panel
-from PerfusionCBVLib.gui.work import in_background, one_at_a_time
 from PerfusionCBVLib.progress import Progress
 from PerfusionCBVLib.settings import Settings
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:  # they need packages that may not be installed yet
     from PerfusionCBVLib.series import DynamicSeries
 
 
+@Background
 def check_node(
     node: Any,
     *,
@@ -48,7 +49,7 @@ def check_node(
     repetition_time_s: float | None,
     mask: Any,
     progress: Progress | None = None,
-) -> tuple[Finding, ...]:
+) -> Steps[tuple[Finding, ...]]:
     """Return what is noteworthy about a node's series.
 
     Raises
@@ -64,10 +65,11 @@ def check_node(
 
             return check(facts.series(), mask=inside, progress=report)
 
-        findings = in_background(work, progress)
+        findings = yield work
     return tuple(finding_in_the_panel(finding) for finding in findings)
 
 
+@Background
 def process_node(
     node: Any,
     settings: Settings,
@@ -78,7 +80,7 @@ def process_node(
     reference: Any,
     aif: Any,
     progress: Progress | None = None,
-) -> tuple[MapResult, dict[str, Any]]:
+) -> Steps[tuple[MapResult, dict[str, Any]]]:
     """Make a node's maps; return the result and its nodes by role.
 
     Parameters
@@ -110,15 +112,16 @@ def process_node(
             result = compute_maps(facts.series(), settings, mask=inside, reference=region, aif=artery, progress=report)
             return result, layers_of(result)
 
-        result, layers = in_background(work, progress)
+        result, layers = yield work
         if not slicer.mrmlScene.IsNodePresent(node):
             raise UsageError("The series was removed from the scene while its map was made. Load it again.")
         return result, publish(result, layers, node)
 
 
+@Background
 def measure_node(
     node: Any, segmentation: Any, settings: MeasureSettings, *, mirrors: bool, progress: Progress | None = None
-) -> Any:
+) -> Steps[Any]:
     """Measure the segments of a segmentation on the latest map of a series; return the table node.
 
     Raises
@@ -134,13 +137,14 @@ def measure_node(
 
             return measure_regions(regions_on(drawn, result), result, settings, mirrors=mirrors, progress=report)
 
-        measured = in_background(work, progress)
+        measured = yield work
         with unchanged_on_error():
             publish_histogram(measured, node)
             return publish_measures(measured, settings, segmentation, drawn, node)
 
 
-def align_nodes(node: Any, anatomy: Any, progress: Progress | None = None) -> tuple[Registration, Any]:
+@Background
+def align_nodes(node: Any, anatomy: Any, progress: Progress | None = None) -> Steps[tuple[Registration, Any]]:
     """Register a series with a map to an anatomical volume; return how well, and the transform node above both.
 
     Raises
@@ -157,12 +161,13 @@ def align_nodes(node: Any, anatomy: Any, progress: Progress | None = None) -> tu
 
             return register(baseline_volume(result), result.mask, fixed, report)
 
-        registration = in_background(work, progress)
+        registration = yield work
         with unchanged_on_error():
             return registration, publish_alignment(registration, anatomy, node)
 
 
-def write_page_of(node: Any, path: Path, *, named: bool, progress: Progress | None = None) -> Path:
+@Background
+def write_page_of(node: Any, path: Path, *, named: bool, progress: Progress | None = None) -> Steps[Path]:
     """Write the page for the referrer about the latest map of a series and its measures; return its path.
 
     Parameters
@@ -186,10 +191,11 @@ def write_page_of(node: Any, path: Path, *, named: bool, progress: Progress | No
             regions = {each.name: each.mostly for each in regions_on(drawn, result)}
             return write_page(Reading(result, regions, measurements, identity), path)
 
-        return in_background(work, progress)
+        return (yield work)
 
 
-def load_node(path: Path, progress: Progress | None = None) -> Any:
+@Background
+def load_node(path: Path, progress: Progress | None = None) -> Steps[Any]:
     """Read a series from files; return its sequence node, with a browser and a volume to look at.
 
     Raises
@@ -208,10 +214,11 @@ def load_node(path: Path, progress: Progress | None = None) -> Any:
             return Sequence.of(load_series(path, repetition_time_s=1.0), timed=False)
 
     with one_at_a_time():
-        return add_sequence(in_background(read, progress))
+        return add_sequence((yield read))
 
 
-def simulate_node(progress: Progress | None = None) -> Any:
+@Background
+def simulate_node(progress: Progress | None = None) -> Steps[Any]:
     """Simulate the demonstration patient; return its sequence node.
 
     Raises
@@ -226,7 +233,7 @@ def simulate_node(progress: Progress | None = None) -> Any:
         return Sequence.of(simulate(demo_parameters()).series)
 
     with one_at_a_time():
-        return add_sequence(in_background(make, progress))
+        return add_sequence((yield make))
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ from slicer import vtkMRMLNode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import Default, FloatRange, RangeBounds, WithinRange, parameterNodeWrapper
 
+from PerfusionCBVLib.gui.choices import Colours, View, WindowPreset
 from PerfusionCBVLib.settings import NETWORK_METHODS, Settings
 
 
@@ -113,60 +114,6 @@ class Device(Enum):
             "cpu": _("Processor"),
             "cuda": _("NVIDIA graphics card"),
             "mps": _("Apple graphics processor"),
-        }[self.value]
-
-
-class View(Enum):
-    """What the slice views show."""
-
-    SERIES = "series"
-    ANATOMY = "anatomy"
-    COMPARE = "compare"
-
-    def label(self) -> str:
-        """Return what the panel shows."""
-        return {
-            "series": _("Map over the series"),
-            "anatomy": _("Map over another volume"),
-            "compare": _("Compare four maps"),
-        }[self.value]
-
-
-class Colours(Enum):
-    """The colour table; the value is the library's name, except ``automatic``: the one that suits each map."""
-
-    AUTOMATIC = "automatic"
-    PERFUSION = "perfusion"
-    UNIFORM = "uniform"
-    DIVERGING = "diverging"
-
-    def label(self) -> str:
-        """Return what the panel shows."""
-        return {
-            "automatic": _("Automatic"),
-            "perfusion": _("Perfusion rainbow"),
-            "uniform": _("Uniform"),
-            "diverging": _("Blue to red about zero"),
-        }[self.value]
-
-
-class WindowPreset(Enum):
-    """The values at the two ends of the colours."""
-
-    AUTOMATIC = "automatic"
-    GLIOMA = "0 3.5"
-    TUMOUR = "0 5"
-    VESSELS = "0 10"
-    MANUAL = "manual"
-
-    def label(self) -> str:
-        """Return what the panel shows."""
-        return {
-            "automatic": _("Automatic"),
-            "0 3.5": _("0 to 3.5: glioma"),
-            "0 5": _("0 to 5: vascular tumour"),
-            "0 10": _("0 to 10: meningioma"),
-            "manual": _("As set below"),
         }[self.value]
 
 

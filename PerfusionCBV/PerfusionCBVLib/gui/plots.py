@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import slicer
-import vtk
 from slicer.i18n import tr as _
 
 from PerfusionCBVLib.gui.display import ROLE
 from PerfusionCBVLib.gui.input_nodes import describe, series_from_node
 from PerfusionCBVLib.gui.output_nodes import ARTERIAL_COLUMN, provenance
 from PerfusionCBVLib.gui.parameters import Quantity
-from PerfusionCBVLib.gui.regions import region_on_series
+from PerfusionCBVLib.gui.regions import region_on_series, voxel_at
 
 if TYPE_CHECKING:
     from PerfusionCBVLib.gui.curves import CurveSource
@@ -27,18 +26,6 @@ MAXIMUM_SEGMENTS = 6
 ARTERY_COLOUR = (0.55, 0.11, 0.35)
 VOXEL_COLOUR, FIT_COLOUR = (0.1, 0.1, 0.1), (0.75, 0.22, 0.17)
 WINDOW_COLOURS = {"baseline": (0.55, 0.55, 0.55), "bolus": (0.85, 0.55, 0.0)}
-
-
-def voxel_at(ras: Sequence[float], volume: Any) -> tuple[int, int, int] | None:
-    """Return the voxel (i, j, k) of a volume node that a position in the world lies in; None outside."""
-    transform = vtk.vtkGeneralTransform()
-    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(None, volume.GetParentTransformNode(), transform)
-    to_ijk = vtk.vtkMatrix4x4()
-    volume.GetRASToIJKMatrix(to_ijk)
-    i, j, k, _one = to_ijk.MultiplyPoint((*transform.TransformPoint(ras), 1.0))
-    voxel = round(i), round(j), round(k)
-    inside = all(0 <= n < size for n, size in zip(voxel, volume.GetImageData().GetDimensions(), strict=True))
-    return voxel if inside else None
 
 
 def segment_regions(segmentation: Any, node: Any) -> dict[str, tuple[np.ndarray, tuple[float, float, float]]]:

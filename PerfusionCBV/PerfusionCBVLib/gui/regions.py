@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,18 @@ def segment_image(segmentation: Any, segment_id: str) -> Any:
         )
     )
     return image if found and min(image.GetDimensions()) > 0 else None
+
+
+def voxel_at(ras: Sequence[float], volume: Any) -> tuple[int, int, int] | None:
+    """Return the voxel (i, j, k) of a volume node that a position in the world lies in; None outside."""
+    transform = vtk.vtkGeneralTransform()
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(None, volume.GetParentTransformNode(), transform)
+    to_ijk = vtk.vtkMatrix4x4()
+    volume.GetRASToIJKMatrix(to_ijk)
+    i, j, k, _one = to_ijk.MultiplyPoint((*transform.TransformPoint(ras), 1.0))
+    voxel = round(i), round(j), round(k)
+    inside = all(0 <= n < size for n, size in zip(voxel, volume.GetImageData().GetDimensions(), strict=True))
+    return voxel if inside else None
 
 
 def oriented_image(inside: np.ndarray, volume: Any) -> Any:

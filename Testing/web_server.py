@@ -1,0 +1,134 @@
+"""The browser face started as a user starts it, and the system's Chromium to look at it; for tests and measurements."""
+
+import base64
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+TOKEN = "a-token-for-the-tests-only"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+WITHIN_MS = 120_000
+"""A shared machine can be ten times slower than it should."""
+
+COMPUTED = "document.querySelector('#done')?.textContent.includes('Done') || document.querySelector('#error-compute')"
+PIXELS = """(name) => {
+  const area = document.querySelector(`[data-view=${name}] .area`);
+  const shown = area.querySelector('canvas, img');
+  const canvas = document.createElement('canvas');
+  canvas.width = shown.naturalWidth || shown.width;
+  canvas.height = shown.naturalHeight || shown.height;
+  const context = canvas.getContext('2d');
+  context.drawImage(shown, 0, 0, canvas.width, canvas.height);
+  return canvas.toDataURL('image/png');
+}"""
+
+
+@contextlib.contextmanager
+def serving(*options, token=TOKEN):
+    """Start `perfusion-cbv view` on a free port; give its address without the token."""
+    environment = {**os.environ, "PERFUSIONCBV_TOKEN": token, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "PerfusionCBVLib", "view", "--port", "0", *map(str, options)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        line = process.stdout.readline()
+        found = re.match(r"Open (http://\S+?/)", line)
+        if not found:
+            process.kill()
+            raise RuntimeError(f"the server did not start: {line}{process.stderr.read()}")
+        yield found[1]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+        process.stdout.close()
+        process.stderr.close()
+
+
+@contextlib.contextmanager
+def browsing():
+    """Give the system's Chromium, driven by Playwright."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def enter(browser, address, size=(1280, 720)):
+    """Open the page in a context of its own, as another person would; return it once its views are there."""
+    context = browser.new_context(viewport={"width": size[0], "height": size[1]}, accept_downloads=True)
+    page = context.new_page()
+    page.set_default_timeout(WITHIN_MS)
+    page.goto(f"{address}?token={TOKEN}")
+    page.wait_for_selector("[data-view=Red] .area")
+    return page
+
+
+def compute(page, method):
+    """Make a map with a method and wait until it is there; return what the page says."""
+    page.select_option("#method", method)
+    before = page.text_content("#done") if page.locator("#done").count() else ""
+    page.click("#compute")
+    page.wait_for_selector("#progress, #error-compute")
+    page.wait_for_selector("#progress", state="detached")
+    said = page.locator("#done, #error-compute").first.text_content()
+    assert said != before or "Done" in said
+    return said
+
+
+def pixels(page, name):
+    """Return what a view shows, (height, width, 3) uint8, once it stands still and so is sent without loss."""
+    last, since = None, time.monotonic()
+    while time.monotonic() - since < WITHIN_MS / 1000:
+        picture = base64.b64decode(page.evaluate(PIXELS, name).split(",")[1])
+        now = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
+        if last is not None and now.shape == last.shape and (now == last).all() and now.any():
+            return now
+        last = now
+        page.wait_for_timeout(400)
+    raise AssertionError(f"view {name} never stood still")
+
+
+def pixels_once(page, name, condition):
+    """Return what a view shows once that meets a condition: the server may still be drawing what was asked of it."""
+    since = time.monotonic()
+    while not condition(shown := pixels(page, name)):
+        assert time.monotonic() - since < WITHIN_MS / 1000, f"view {name} never came to show what was expected"
+    return shown
+
+
+def click_view(page, name, x, y):
+    """Click a place of a view, in its own pixels."""
+    box = page.locator(f"[data-view={name}]").bounding_box()
+    page.mouse.click(box["x"] + x, box["y"] + y)
+
+
+def read_at(page, name, x, y):
+    """Click a place of a view; return the voxel and the values that the page then says."""
+    before = page.get_attribute("#readout", "data-reading")
+    click_view(page, name, x, y)
+    page.wait_for_selector(f"#readout:not([data-reading='{before}'])")
+    told = page.locator("#readout")
+    return json.loads(told.get_attribute("data-voxel")), json.loads(told.get_attribute("data-values"))
+
+
+def zip_of(folder, path):
+    """Pack a folder."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(Path(folder).rglob("*")):
+            archive.write(file, file.relative_to(folder))
+    return path
