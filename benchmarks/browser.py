@@ -1,6 +1,6 @@
 """How fast the browser face is: start-up, time to the first picture, frames per second while scrolling.
 
-    python Testing/benchmark_web.py [--repeats 3] [--seconds 5]
+    python benchmarks/browser.py [--repeats 3] [--seconds 5]
 
 Chromium and server share this machine, so that both pay for drawing and encoding. The series is 128 × 128 × 24 × 60;
 each view of the 1280 × 720 page has about 470 × 300 pixels. The machine's load stands beside the figures.
