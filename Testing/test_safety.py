@@ -38,8 +38,9 @@ SHIPPED = sorted([*LIBRARY.rglob("*.py"), LIBRARY.parent / "PerfusionCBV.py", *L
 RUNS_CODE = {"eval", "exec", "compile", "__import__", "breakpoint"}
 UNPICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle"}
 SENDS = {"urllib.request", "http.client", "ftplib", "smtplib", "telnetlib", "socket", "requests", "pynetdicom"}
-SENDERS = {"dicom_out/send.py", "dicom_out/stow.py", "dicom_out/objects.py", "dicom_out/command.py"}
-"""What `dicom --send` and `--stow` need, which send to where the user says and nowhere else."""
+SENDERS = {"dicom_out/send.py", "dicom_out/stow.py", "dicom_out/objects.py", "dicom_out/command.py", "web/gateway.py"}
+"""What `dicom --send` and `--stow` need, which send to where the user says and nowhere else; and the server of `view`,
+which answers, and asks its own sessions on loopback."""
 
 
 def offences(source: str) -> list[str]:

@@ -8,6 +8,7 @@ import os
 import secrets
 import ssl
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def _view(options: argparse.Namespace) -> int:
         from PerfusionCBVLib.web.sessions import Orders
 
         for package in ("slicer", "trame", "trame_rca", "trame_plotly"):
-            __import__(package)
+            import_module(package)
     except ModuleNotFoundError as error:
         raise MissingPackageError(
             f"The browser face needs packages that are not installed ({error.name}): pip install 'perfusion-cbv[web]'."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from slicer.i18n import tr as _
 
-from PerfusionCBVLib.gui.parameters import Arterial
+from PerfusionCBVLib.gui.choices import Arterial
 
 if TYPE_CHECKING:  # needs packages that may not be installed yet
     from PerfusionCBVLib.arterial import ArterialCurve

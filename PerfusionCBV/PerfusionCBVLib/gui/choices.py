@@ -1,4 +1,4 @@
-"""What the slice views show and in which colours: choices that the panel and the browser share."""
+"""Choices that need no parameter node, so that panel and browser can share them."""
 
 from enum import Enum
 
@@ -57,3 +57,32 @@ class WindowPreset(Enum):
             "0 10": _("0 to 10: meningioma"),
             "manual": _("As set below"),
         }[self.value]
+
+
+class Arterial(Enum):
+    """Where the arterial input of the flow maps comes from."""
+
+    NONE = "none"
+    AUTOMATIC = "auto"
+    SEGMENT = "segment"
+    FILE = "file"
+
+    def label(self) -> str:
+        """Return what the panel shows."""
+        return {
+            "none": _("Not computed"),
+            "auto": _("With an artery, found"),
+            "segment": _("With a segment you drew"),
+            "file": _("With a curve from a file"),
+        }[self.value]
+
+
+class Quantity(Enum):
+    """What the curves show."""
+
+    DELTA_R2S = "delta_r2s"
+    SIGNAL = "signal"
+
+    def label(self) -> str:
+        """Return what the panel shows."""
+        return {"delta_r2s": _("ΔR2*: contrast agent"), "signal": _("Signal as measured")}[self.value]

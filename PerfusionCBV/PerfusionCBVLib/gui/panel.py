@@ -9,6 +9,7 @@ from slicer.i18n import tr as _
 
 from PerfusionCBVLib.findings import Finding
 from PerfusionCBVLib.gui.arterial import file_text, why_no_artery
+from PerfusionCBVLib.gui.choices import Arterial
 from PerfusionCBVLib.gui.comparison_section import show_comparison
 from PerfusionCBVLib.gui.display import ROLE, missing_in_comparison
 from PerfusionCBVLib.gui.histogram import current_histogram
@@ -23,7 +24,6 @@ from PerfusionCBVLib.gui.panel_text import (
     why_not,
 )
 from PerfusionCBVLib.gui.parameters import (
-    Arterial,
     Method,
     Reference,
     View,

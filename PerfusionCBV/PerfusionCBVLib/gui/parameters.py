@@ -7,7 +7,7 @@ from slicer import vtkMRMLNode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import Default, FloatRange, RangeBounds, WithinRange, parameterNodeWrapper
 
-from PerfusionCBVLib.gui.choices import Colours, View, WindowPreset
+from PerfusionCBVLib.gui.choices import Arterial, Colours, Quantity, View, WindowPreset
 from PerfusionCBVLib.settings import NETWORK_METHODS, Settings
 
 
@@ -65,24 +65,6 @@ class Reference(Enum):
         }[self.value]
 
 
-class Arterial(Enum):
-    """Where the arterial input of the flow maps comes from."""
-
-    NONE = "none"
-    AUTOMATIC = "auto"
-    SEGMENT = "segment"
-    FILE = "file"
-
-    def label(self) -> str:
-        """Return what the panel shows."""
-        return {
-            "none": _("Not computed"),
-            "auto": _("With an artery, found"),
-            "segment": _("With a segment you drew"),
-            "file": _("With a curve from a file"),
-        }[self.value]
-
-
 class ComparisonScale(Enum):
     """Whose reference region has the value 1 when two dates are compared; the value is the library's name."""
 
@@ -115,17 +97,6 @@ class Device(Enum):
             "cuda": _("NVIDIA graphics card"),
             "mps": _("Apple graphics processor"),
         }[self.value]
-
-
-class Quantity(Enum):
-    """What the curves show."""
-
-    DELTA_R2S = "delta_r2s"
-    SIGNAL = "signal"
-
-    def label(self) -> str:
-        """Return what the panel shows."""
-        return {"delta_r2s": _("ΔR2*: contrast agent"), "signal": _("Signal as measured")}[self.value]
 
 
 @parameterNodeWrapper

@@ -9,10 +9,10 @@ import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
+from PerfusionCBVLib.gui.choices import Quantity
 from PerfusionCBVLib.gui.display import ROLE
 from PerfusionCBVLib.gui.input_nodes import describe, series_from_node
 from PerfusionCBVLib.gui.output_nodes import ARTERIAL_COLUMN, provenance
-from PerfusionCBVLib.gui.parameters import Quantity
 from PerfusionCBVLib.gui.regions import region_on_series, voxel_at
 
 if TYPE_CHECKING:
