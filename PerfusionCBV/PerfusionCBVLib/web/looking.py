@@ -56,6 +56,7 @@ class Choices:
 
     view: View = View.SERIES
     showCurves: bool = False  # noqa: N815  the parameter node's names
+    showHistogram: bool = False  # noqa: N815
     colours: Colours = Colours.AUTOMATIC
     windowPreset: WindowPreset = WindowPreset.AUTOMATIC  # noqa: N815
     window: Any = field(default_factory=lambda: SimpleNamespace(minimum=0.0, maximum=4.0))
