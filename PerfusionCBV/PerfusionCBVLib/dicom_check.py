@@ -94,6 +94,8 @@ def _scale_at(image: np.ndarray, corner_mm: np.ndarray, volume: np.ndarray, affi
         return None
     plane = volume[:: 1 if i < columns / 2 else -1, :: 1 if j < rows / 2 else -1, round(k)].T.astype(np.float64)
     power = float(np.sum(image * image))
+    if not (np.isfinite(plane).all() and math.isfinite(power)):  # a damaged scale made values infinite
+        return None
     if power == 0:
         return None if plane.any() else math.nan
     scale = float(np.sum(plane * image)) / power
