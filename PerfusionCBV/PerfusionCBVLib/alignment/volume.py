@@ -88,14 +88,6 @@ class Volume:
         """Volume of a voxel, ml."""
         return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
 
-    def has_grid_of(self, other: Volume) -> bool:
-        """Return whether voxels lie on the other volume's voxels, to a tenth of their smallest edge."""
-        if self.values.shape != other.values.shape:
-            return False
-        corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.values.shape], indexing="ij")).reshape(3, -1)
-        off = (self.affine - other.affine)[:3, :3] @ corners + (self.affine - other.affine)[:3, 3:]
-        return bool(np.linalg.norm(off, axis=0).max() <= 0.1 * min(other.voxel_mm))
-
 
 def baseline_volume(result: AnyResult, name: str = "DSC baseline") -> Volume:
     """Return the baseline image of a result, which stands for its series in every registration."""

@@ -210,13 +210,6 @@ class SliceView(_View):
         r, a, s, _one = self.node.GetXYToRAS().MultiplyPoint((x, y, 0.0, 1.0))
         return r, a, s
 
-    def pixel_of(self, ras: tuple[float, float, float]) -> tuple[float, float]:
-        """Return the pixel, counted from the upper left corner, of a place in the world, mm."""
-        to_xy = vtk.vtkMatrix4x4()
-        vtk.vtkMatrix4x4.Invert(self.node.GetXYToRAS(), to_xy)
-        x, y, _z, _one = to_xy.MultiplyPoint((*ras, 1.0))
-        return x, self.window.GetSize()[1] - 1 - y
-
     def _changed(self) -> None:
         connection = self.logic.GetImageDataConnection()
         self._mapper.SetInputConnection(connection)
