@@ -91,12 +91,17 @@ def compute(page, method):
 
 
 def pixels(page, name):
-    """Return what a view shows, (height, width, 3) uint8, once it stands still and so is sent without loss."""
+    """Return what a view shows, (height, width, 3) uint8, once it stands still and so is sent without loss.
+
+    A picture of another size than the view has on the page was drawn before the page was laid out anew.
+    """
     last, since = None, time.monotonic()
     while time.monotonic() - since < WITHIN_MS / 1000:
         picture = base64.b64decode(page.evaluate(PIXELS, name).split(",")[1])
         now = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
-        if last is not None and now.shape == last.shape and (now == last).all() and now.any():
+        box = page.locator(f"[data-view={name}] .area").bounding_box()
+        laid_out = max(abs(now.shape[1] - box["width"]), abs(now.shape[0] - box["height"])) < 2
+        if laid_out and last is not None and now.shape == last.shape and (now == last).all() and now.any():
             return now
         last = now
         page.wait_for_timeout(400)

@@ -18,6 +18,7 @@ from PerfusionCBVLib.batch.fingerprint import weights_hash
 from PerfusionCBVLib.batch.folder import INDEX, PASSED_OVER, SUMMARY, BatchFolder
 from PerfusionCBVLib.batch.outcome import Outcome
 from PerfusionCBVLib.batch.run import Watcher, run_cases
+from PerfusionCBVLib.batch.time_limit import DEFAULT_MINUTES, require_minutes
 from PerfusionCBVLib.errors import Cancelled, InputRefusedError, PerfusionError
 from PerfusionCBVLib.map_request import MapRequest
 from PerfusionCBVLib.settings import NETWORK_METHODS
@@ -40,6 +41,13 @@ def add_command(commands: Any) -> None:
     where = batch.add_argument_group("where it runs")
     where.add_argument("--workers", type=int, metavar="N", help="one thread each; default: one for each core")
     where.add_argument("--memory", type=float, metavar="GB", help="of each worker; default: an equal share")
+    where.add_argument(
+        "--case-minutes",
+        type=float,
+        default=DEFAULT_MINUTES,
+        metavar="T",
+        help="a case that takes longer is given up; default: %(default)g",
+    )
     where.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that runs, such as tcp://host:8786")
     where.add_argument("--slurm", action="store_true", help="start the workers as SLURM jobs")
     where.add_argument("--slurm-time", default="24:00:00", metavar="HH:MM:SS", help="of a job; default: %(default)s")
@@ -59,6 +67,7 @@ def _batch(options: argparse.Namespace) -> int:
         options.slurm_time,
         tuple(options.slurm_option),
     )
+    require_minutes(options.case_minutes)
     folder = BatchFolder(options.output.absolute())
     shared = MapRequest(
         series=Path(),
@@ -74,7 +83,7 @@ def _batch(options: argparse.Namespace) -> int:
     with folder.run() as token, ProgressBar() as progress:
         _say_what_was_found(cohort)
         quiet = options.scheduler is None and not options.slurm
-        plan = Plan(folder, settings, token, weights_sha256=weights, quiet=quiet)
+        plan = Plan(folder, settings, token, weights_sha256=weights, quiet=quiet, case_minutes=options.case_minutes)
         account = Account(cohort, plan)
         account.write_passed_over()
         account.write("running")

@@ -11,14 +11,13 @@ modes are the singular vectors of a circulant matrix, with the magnitude of the 
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import circulant, toeplitz
 from scipy.linalg.blas import sgemm
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from PerfusionCBVLib.errors import QualityError, TimingError, UsageError
 from PerfusionCBVLib.settings import DECONVOLUTIONS, Deconvolution
@@ -205,7 +204,8 @@ class _Modes:
             out[rows] = self._block(tissue[rows])
 
         # numpy lets threads run at once; its own threads for such small matrices cost four times the time.
-        with threadpool_limits(1, "blas"), ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as pool:
+        threads = min(_threads_of_numpy(), _MOST_THREADS)
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
             list(pool.map(work, range(0, tissue.shape[0], _ROWS_AT_ONCE)))
         return out
 
@@ -229,6 +229,11 @@ class _Modes:
             # state −= (tissue @ projection) @ curves, in place.
             state = sgemm(-1.0, level.curves.T, (tissue @ level.projection).T, 1.0, state.T, overwrite_c=1).T
         return out
+
+
+def _threads_of_numpy() -> int:
+    """Return how many threads numpy would use here: a batch's workers, OMP_NUM_THREADS and the system may limit it."""
+    return max((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)
 
 
 def _with_second_difference(curves: np.ndarray) -> np.ndarray:

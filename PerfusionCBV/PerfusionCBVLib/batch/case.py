@@ -22,6 +22,7 @@ from PerfusionCBVLib.batch.folder import BatchFolder
 from PerfusionCBVLib.batch.outcome import RECORD, THUMBNAIL, Outcome, State
 from PerfusionCBVLib.batch.peak_memory import peak_memory_mb, reset_peak_memory
 from PerfusionCBVLib.batch.privacy import without_paths
+from PerfusionCBVLib.batch.time_limit import DEFAULT_MINUTES, OverTimeError, time_limit
 from PerfusionCBVLib.durable import write_whole
 from PerfusionCBVLib.errors import (
     Cancelled,
@@ -64,6 +65,8 @@ class Plan:
         Of the network, there.
     quiet : bool
         What a case prints goes to its log: where its process has the user's terminal, and runs nothing else.
+    case_minutes : float
+        A case that takes longer is given up.
     """
 
     folder: BatchFolder
@@ -72,6 +75,7 @@ class Plan:
     version: str = __version__
     weights_sha256: str | None = None
     quiet: bool = False
+    case_minutes: float = DEFAULT_MINUTES
 
 
 def run_case(case: Case, plan: Plan) -> Outcome:
@@ -91,9 +95,12 @@ def run_case(case: Case, plan: Plan) -> Outcome:
         reason, trace = "", ""
         with _printing_to(log if plan.quiet else None):
             try:
-                outcome = _attempt(case, plan, started)
+                with time_limit(plan.folder.trace(case.id, plan.token), plan.case_minutes):
+                    outcome = _attempt(case, plan, started)
             except Cancelled:
                 raise
+            except OverTimeError as error:
+                state, reason, trace = "failed", str(error), error.trace
             except PerfusionError as error:
                 refused = isinstance(error, InputRefusedError | UsageError)
                 state: State = "refused" if refused else "failed"

@@ -66,6 +66,10 @@ class BatchFolder:
         """Return the log file of a case."""
         return self.logs / f"{case}.log"
 
+    def trace(self, case: str, token: str) -> Path:
+        """Return where a worker that is out of time writes what it was doing; goes with the run."""
+        return self.work / f"{case}-{token}.trace"
+
     # The batch that runs
 
     @contextmanager

@@ -23,7 +23,7 @@ from PerfusionCBVLib.web.cases import Case
 from PerfusionCBVLib.web.figures import EMPTY, curve_figure, readout
 from PerfusionCBVLib.web.regions import Brush
 from PerfusionCBVLib.web.solid import hide_solid, show_solid
-from PerfusionCBVLib.web.state import Desk
+from PerfusionCBVLib.web.state import EMPTY_READOUT, Desk
 from PerfusionCBVLib.web.views import SliceView, SolidView
 
 SLICES = {"Red": "Axial", "Green": "Coronal", "Yellow": "Sagittal"}
@@ -47,7 +47,6 @@ READ = {
     "mtt": "MTT (s)",
     "tmax": "Tmax (s)",
 }
-EMPTY_READOUT = "Click into a slice to read a voxel."
 
 
 @dataclass

@@ -15,6 +15,8 @@ from PerfusionCBVLib.settings import METHOD_TITLES, Settings
 from PerfusionCBVLib.web.background import Progress, run_awaited
 from PerfusionCBVLib.web.figures import EMPTY
 
+EMPTY_READOUT = "Click into a slice to read a voxel and see its curve."
+
 CASE: dict[str, Any] = {
     "facts": "",
     "findings": None,
@@ -68,7 +70,7 @@ FIRST: dict[str, Any] = {
     "maximised": "",
     "shown": [],
     "slices": {},
-    "readout": "Click into a slice to read a voxel.",
+    "readout": EMPTY_READOUT,
     "reading": 0,
     "voxel": [],
     "voxel_values": {},
