@@ -82,6 +82,33 @@ def write_damaged(rng: random.Random, folder: Path) -> tuple[Path, Phantom | Non
     return series, planted
 
 
+@cache
+def _volume() -> tuple[bytes, ...]:
+    """Return the instances of one time point of five slices."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_classic(make_phantom((6, 8, 5, 8), seed=5), Path(folder))
+        files = sorted(Path(folder).iterdir())
+        return tuple(file.read_bytes() for file in files if pydicom.dcmread(file).TemporalPositionIdentifier == 1)
+
+
+def write_damaged_volume(rng: random.Random, folder: Path) -> Path:
+    """Write a single volume, damaged; return its folder."""
+    files = list(_volume())
+    kind = rng.randrange(3)
+    if kind == 0:
+        at = rng.randrange(len(files))
+        files[at] = bytes_damaged(rng, files[at])
+    elif kind == 1:
+        _damage_files(rng, files)
+    else:
+        _damage_elements(rng, files)
+    series = folder / "anatomy"
+    series.mkdir()
+    for at, content in enumerate(files):
+        (series / f"{at:03d}").write_bytes(content)
+    return series
+
+
 def is_as_planted(series: DynamicSeries, planted: Phantom) -> bool:
     """Return whether every image is at its place and time; frames left out at the end would be seen by their count."""
     return series.frames == planted.signal.shape[3] and bool(

@@ -86,14 +86,20 @@ def text_damaged(rng: random.Random, content: bytes) -> bytes:
 
 
 def json_damaged(rng: random.Random, content: bytes) -> bytes:
-    """Put something odd for a value, or drop or add a key; what is no JSON any more is returned as it is."""
+    """Put something odd for a value at any depth, or drop or add a key; what is no JSON is returned as it is."""
     try:
-        values = json.loads(content)
+        whole = values = json.loads(content)
         keys = list(values)
     except (ValueError, TypeError, RecursionError):
         return content
     if not isinstance(values, dict) or not keys:
         return content
+    while rng.random() < 0.5:
+        deeper = [inner for inner in values.values() if isinstance(inner, dict) and inner]
+        if not deeper:
+            break
+        values = rng.choice(deeper)
+        keys = list(values)
     kind = rng.randrange(5)
     if kind == 0:
         return b"[" * rng.choice((10, 200_000)) + content
@@ -103,7 +109,7 @@ def json_damaged(rng: random.Random, content: bytes) -> bytes:
         values[rng.choice(("VolumeTiming", "FrameTimesStart", "RepetitionTime", "EchoTime"))] = rng.choice(ODD_VALUES)
     else:
         values[rng.choice(keys)] = rng.choice(ODD_VALUES)
-    return json.dumps(values, ensure_ascii=True).encode()
+    return json.dumps(whole, ensure_ascii=True).encode()
 
 
 def header_damaged(layout: np.dtype) -> Mutator:

@@ -8,8 +8,10 @@ counts as JSON; its exit code is 1 after any failure. Runs on POSIX systems (it 
 
 import argparse
 import faulthandler
+import gzip
 import io
 import json
+import logging
 import random
 import resource
 import shutil
@@ -33,13 +35,26 @@ from nibabel.nifti1 import header_dtype as nifti_header
 
 import fuzz_dicom
 from dicom_fixtures import make_phantom, write_nifti, write_sequence
+from dsc_phantom import graded_head
 from fuzz_mutations import ODD_TEXTS, bytes_damaged, damaged, header_damaged, json_damaged, text_damaged
+from PerfusionCBVLib import Settings, compute_maps
+from PerfusionCBVLib.alignment.volume import read_volume
 from PerfusionCBVLib.arterial import read_arterial_curve
+from PerfusionCBVLib.batch.cohort import Cohort
+from PerfusionCBVLib.batch.manifest import read_manifest
+from PerfusionCBVLib.batch.names import is_safe_name
+from PerfusionCBVLib.dicom_out.structured_report import read_measures
 from PerfusionCBVLib.errors import InputRefusedError
 from PerfusionCBVLib.load import load_series
+from PerfusionCBVLib.map_request import MapRequest
 from PerfusionCBVLib.masking import read_mask
+from PerfusionCBVLib.measures.measure import MeasureSettings, measure_regions
+from PerfusionCBVLib.measures.output import write_measures
 from PerfusionCBVLib.measures.region_files import read_regions
+from PerfusionCBVLib.measures.regions import Region
+from PerfusionCBVLib.output import CURVES, PROVENANCE, write_result
 from PerfusionCBVLib.series import Acquisition, DynamicSeries
+from PerfusionCBVLib.stored import StoredResult, read_result
 
 TIME_LIMIT_S = 20.0
 MEMORY_LIMIT_BYTES = 6 * 1024**3
@@ -76,11 +91,19 @@ def time_limit() -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
 
 
+class _Loud(logging.Handler):
+    """What a library would print through Python's logging is a failure, like a warning."""
+
+    def emit(self, record):
+        raise FailureError(f"printed: {record.getMessage()}")
+
+
 def outcome(case: Case) -> str:
     """Return "read" or the class of the refusal; raise `FailureError` for anything else."""
     try:
         with time_limit(), warnings.catch_warnings():
             warnings.simplefilter("error")
+            logging.lastResort = _Loud(logging.WARNING)
             result = case.read()
     except InputRefusedError as error:
         sentence = " ".join(str(error).split())  # as the command line prints it
@@ -100,6 +123,16 @@ def _series_is_sound(series: DynamicSeries) -> bool:
     return bool((np.diff(series.times_s) > 0).all() and np.isfinite(series.affine).all())
 
 
+def _cohort_is_sound(cohort: Cohort) -> bool:
+    return all(is_safe_name(case.id) and case.request.series.name for case in cohort.cases)
+
+
+def _result_is_sound(result: StoredResult) -> bool:
+    grids = {each.values.shape for each in result.maps.values()} | {result.mask.shape, result.status.shape}
+    curves = {len(curve) for curve in result.curves_per_s.values()}
+    return grids == {result.baseline.shape} and curves == {len(result.times_s)} and "rcbv" in result.maps
+
+
 def _content(suffix: str, write: Callable[[Path], Any]) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"seed{suffix}")
@@ -108,8 +141,6 @@ def _content(suffix: str, write: Callable[[Path], Any]) -> bytes:
 
 
 def _compressed(content: bytes) -> bytes:
-    import gzip
-
     return gzip.compress(content, 1)
 
 
@@ -123,8 +154,31 @@ SEQUENCES = {
 AIF = (
     "time_s,delta_r2s_per_s\n" + "".join(f"{1.5 * t},{20 * np.exp(-((t - 8) ** 2) / 8):.4f}\n" for t in range(40))
 ).encode()
+MANIFEST = (
+    b"id,series,mask,reference,aif,echo_time,repetition_time\n"
+    b"p1,p1/dsc.nii.gz,p1/mask.nii.gz,,auto,0.03,1.5\n"
+    b'p2,"p2/d,s;c.nii.gz",,p2/nawm.nii.gz,p2/aif.csv,0.045,\n'
+    b"p3,p3,,,,,2\n"
+)
 LABELS = np.indices(SHAPE[:3]).sum(axis=0).astype(np.int16) % 3
 SERIES = DynamicSeries(PHANTOM.signal, PHANTOM.affine, PHANTOM.times_s, Acquisition())
+
+
+def _written() -> tuple[dict[str, bytes], bytes]:
+    """What `map` leaves in a folder, by file name, and what measuring its regions leaves."""
+    head = graded_head(shape=(40, 46, 6), frames=40)
+    mapped = compute_maps(head.series, Settings(method="bsw", normalize="brain"))
+    with tempfile.TemporaryDirectory() as folder:
+        maps = Path(folder, "maps")
+        write_result(mapped, maps)
+        measured = measure_regions([Region("lesion", head.lesion)], mapped, MeasureSettings())
+        source = {"maps": {"provenance_sha256": "0"}}
+        write_measures(measured, Path(folder), settings=MeasureSettings(), affine=mapped.affine, source=source)
+        files = {path.name: path.read_bytes() for path in maps.iterdir()}
+        return files, Path(folder, "measures.json").read_bytes()
+
+
+RESULT, MEASURES = _written()
 
 _nifti_mutators = [bytes_damaged, header_damaged(nifti_header), header_damaged(nifti_header)]
 _nrrd_mutators = [bytes_damaged, text_damaged, text_damaged]
@@ -209,6 +263,51 @@ def aif(rng: random.Random, folder: Path) -> Case:
     return Case(lambda: read_arterial_curve(path), lambda curve: bool((np.diff(curve.times_s) > 0).all()))
 
 
+def manifest(rng: random.Random, folder: Path) -> Case:
+    """A cohort's table."""
+    path = folder / "cohort.csv"
+    path.write_bytes(damaged(rng, MANIFEST, [bytes_damaged, text_damaged, text_damaged, text_damaged]))
+    return Case(lambda: read_manifest(path, MapRequest(series=Path())), _cohort_is_sound)
+
+
+def anatomy(rng: random.Random, folder: Path) -> Case:
+    """A single volume to register with: NIfTI, NRRD, DICOM."""
+    kind = rng.randrange(5)
+    if kind < 2:
+        path, content = folder / "t1.nii.gz", _compressed(damaged(rng, label_nifti(), _nifti_mutators))
+        path.write_bytes(damaged(rng, content, [bytes_damaged]) if rng.random() < 0.2 else content)
+    elif kind < 4:
+        path = folder / "t1.nrrd"
+        path.write_bytes(damaged(rng, segmentation(), _nrrd_mutators))
+    else:
+        path = fuzz_dicom.write_damaged_volume(rng, folder)
+    return Case(lambda: read_volume(path), lambda volume: volume.values.ndim == 3)
+
+
+def result(rng: random.Random, folder: Path) -> Case:
+    """The folder of a map, with one file damaged or missing."""
+    for name, content in RESULT.items():
+        (folder / name).write_bytes(content)
+    path = folder / rng.choice((PROVENANCE, PROVENANCE, PROVENANCE, CURVES, *RESULT))
+    if rng.random() < 0.1:
+        path.unlink()
+    elif path.suffix == ".gz":
+        inside = damaged(rng, gzip.decompress(path.read_bytes()), _nifti_mutators)
+        path.write_bytes(_compressed(inside))
+    elif path.suffix == ".json":
+        path.write_bytes(damaged(rng, path.read_bytes(), [json_damaged, json_damaged, json_damaged, bytes_damaged]))
+    else:
+        path.write_bytes(damaged(rng, path.read_bytes(), [text_damaged, bytes_damaged]))
+    return Case(lambda: read_result(folder), _result_is_sound)
+
+
+def measures(rng: random.Random, folder: Path) -> Case:
+    """What was measured, as DICOM objects take it."""
+    path = folder / "measures.json"
+    path.write_bytes(damaged(rng, MEASURES, [json_damaged, json_damaged, json_damaged, text_damaged, bytes_damaged]))
+    return Case(lambda: read_measures(path), lambda rows: all(isinstance(row.value, float) for row in rows))
+
+
 def archive(rng: random.Random, folder: Path) -> Case:
     """A zip with one NIfTI and its sidecar, damaged as a file or in its names and sizes."""
     packed, path = io.BytesIO(), folder / "study.zip"
@@ -236,7 +335,7 @@ def dicom(rng: random.Random, folder: Path) -> Case:
 
 
 READERS: dict[str, Callable[[random.Random, Path], Case]] = {
-    f.__name__: f for f in (nifti, nrrd, mask, regions, aif, archive, dicom)
+    f.__name__: f for f in (nifti, nrrd, mask, regions, aif, manifest, anatomy, result, measures, archive, dicom)
 }
 
 

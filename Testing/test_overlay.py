@@ -10,6 +10,7 @@ import SimpleITK as sitk  # noqa: N813  its own documentation's name
 from PerfusionCBVLib import __version__
 from PerfusionCBVLib.alignment.rigid import inverse
 from PerfusionCBVLib.cli import main
+from PerfusionCBVLib.sealed_record import write_sealed_record
 from registration_bench import displacement_mm, registered_pair, small_pair, two_dates
 
 
@@ -36,7 +37,7 @@ def write_maps(folder, picture):
         "maps": {"rcbv": {"unit": "{ratio}", "description": "rCBV"}},
         "files": ["reference.nii.gz"],
     }
-    (folder / "provenance.json").write_text(json.dumps(record), "utf-8")
+    write_sealed_record(folder / "provenance.json", record)
     return folder
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from PerfusionCBVLib.alignment.volume import Volume, read_volume
 from PerfusionCBVLib.dicom_out import command as dicom_command
 from PerfusionCBVLib.errors import UsageError
-from PerfusionCBVLib.output import PROVENANCE, as_json, require_own_folder
+from PerfusionCBVLib.json_text import as_json
+from PerfusionCBVLib.output import PROVENANCE, require_own_folder
 from PerfusionCBVLib.progress import Progress, part
 from PerfusionCBVLib.stored import StoredResult, read_result
 from PerfusionCBVLib.terminal import ProgressBar, print_warnings

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,11 +11,11 @@ import nibabel
 import numpy as np
 
 from PerfusionCBVLib.errors import GeometryError, TimingError, UnreadableInputError
+from PerfusionCBVLib.json_text import read_json_object
 from PerfusionCBVLib.load_common import (
     GIVEN_BY_USER,
     AcquisitionCollector,
     ask_for_interval,
-    read_text,
     require_seconds,
     require_usable_affine,
     sha256_of_file,
@@ -24,11 +23,10 @@ from PerfusionCBVLib.load_common import (
     start_collecting,
     uniform_times_s,
 )
-from PerfusionCBVLib.nifti_file import BROKEN_NIFTI, damaged_nifti, open_nifti
+from PerfusionCBVLib.nifti_file import BROKEN_NIFTI, affine_mm, damaged_nifti, has_orientation, open_nifti
 from PerfusionCBVLib.series import DynamicSeries
 
 _SECONDS_PER_UNIT = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
-_MM_PER_UNIT = {"mm": 1.0, "meter": 1e3, "micron": 1e-3, "unknown": 1.0}
 
 FRAMES_AT_ONCE = 8
 
@@ -121,8 +119,13 @@ def read_nifti(path: Path) -> tuple[nibabel.Nifti1Image, np.ndarray, np.ndarray,
     except (*BROKEN_NIFTI, OSError) as error:
         raise damaged_nifti(path) from error
 
-    affine, notes = _affine_mm(image)
+    affine = affine_mm(image)
     require_usable_affine(affine, path.name)
+    notes = []
+    if not has_orientation(image):
+        notes.append(
+            "The NIfTI header gives no orientation (sform and qform code 0): left and right can't be told from it."
+        )
     return image, signal, affine, notes
 
 
@@ -148,14 +151,8 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     ------
     UnreadableInputError
     """
-    try:
-        # Not strict: dcm2niix copies control characters of DICOM texts as they are.
-        content = json.loads(read_text(path, LARGEST_SIDECAR_BYTES), strict=False)
-    except (ValueError, RecursionError) as error:  # ValueError: both JSONDecodeError and UnicodeDecodeError
-        raise UnreadableInputError(f"The sidecar {path.name} is no valid JSON. Correct it or move it away.") from error
-    if not isinstance(content, dict):
-        raise UnreadableInputError(f"The sidecar {path.name} holds no named values. Correct it or move it away.")
-    return content
+    # Not strict: dcm2niix copies control characters of DICOM texts as they are.
+    return read_json_object(path, LARGEST_SIDECAR_BYTES, "Correct this sidecar or move it away.", strict=False)
 
 
 def sidecar_number(sidecar: Mapping[str, Any], key: str, name: str) -> float | None:
@@ -246,18 +243,3 @@ def _header_interval_s(image: nibabel.Nifti1Image) -> float | None:
     if unit not in _SECONDS_PER_UNIT or image.shape[3] == 1 or not 0 < zooms[3] < math.inf:
         return None
     return float(np.float64(str(zooms[3])) * _SECONDS_PER_UNIT[unit])
-
-
-def _affine_mm(image: nibabel.Nifti1Image) -> tuple[np.ndarray, list[str]]:
-    notes = []
-    try:
-        unit = image.header.get_xyzt_units()[0]
-    except KeyError:
-        unit = "unknown"
-    affine = np.array(image.affine, dtype=np.float64)
-    affine[:3] *= _MM_PER_UNIT[unit]
-    if not (image.header["sform_code"] or image.header["qform_code"]):
-        notes.append(
-            "The NIfTI header gives no orientation (sform and qform code 0): left and right can't be told from it."
-        )
-    return affine, notes

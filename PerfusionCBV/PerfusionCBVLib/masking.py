@@ -10,7 +10,7 @@ from skimage.filters import threshold_otsu
 
 from PerfusionCBVLib.errors import GeometryError, QualityError
 from PerfusionCBVLib.load_common import grid_shift_mm, require_usable_affine, same_grid
-from PerfusionCBVLib.nifti_file import read_labels
+from PerfusionCBVLib.nifti_file import read_volume_values
 from PerfusionCBVLib.series import DynamicSeries
 
 SCALP_FRACTION = 0.45
@@ -189,7 +189,7 @@ def read_mask(path: Path, series: DynamicSeries) -> np.ndarray:
     GeometryError
         See `validate_mask`.
     """
-    values, affine = read_labels(Path(path))
+    _image, values, affine = read_volume_values(Path(path))
     require_usable_affine(affine, f"The mask {Path(path).name}")
     return validate_mask(values, series, affine)
 

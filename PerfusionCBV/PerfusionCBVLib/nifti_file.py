@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel
 import numpy as np
+from nibabel import imageglobals
 from nibabel.filebasedimages import ImageFileError
-from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.openers import Opener
 from nibabel.spatialimages import HeaderDataError
 
@@ -18,6 +20,8 @@ from PerfusionCBVLib.load_common import cannot_open, require_plain_file, require
 
 BROKEN_NIFTI = (ImageFileError, HeaderDataError, EOFError, zlib.error, ValueError, OverflowError)
 """What nibabel raises on damaged files besides OSError, when it opens them or reads their array."""
+
+_MM_PER_UNIT = {"mm": 1.0, "meter": 1e3, "micron": 1e-3, "unknown": 1.0}
 
 
 def open_nifti(path: Path) -> nibabel.Nifti1Image:
@@ -32,8 +36,7 @@ def open_nifti(path: Path) -> nibabel.Nifti1Image:
     """
     require_plain_file(path)
     try:
-        # What nibabel says while it mends a header would stand between the user and our one sentence.
-        with LoggingOutputSuppressor():
+        with _quiet():
             image = nibabel.load(path, keep_file_open=True)  # frames are read one after the other
         size = path.stat().st_size
     except BROKEN_NIFTI as error:
@@ -49,6 +52,20 @@ def open_nifti(path: Path) -> nibabel.Nifti1Image:
     return image
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what nibabel says while it mends a header off the terminal, where one sentence of ours shall stand.
+
+    Its own suppressor takes its handlers away, and Python then prints the remarks all the same.
+    """
+    before = imageglobals.logger.disabled
+    imageglobals.logger.disabled = True
+    try:
+        yield
+    finally:
+        imageglobals.logger.disabled = before
+
+
 def _require_voxel_size(image: nibabel.Nifti1Image, path: Path) -> None:
     """Refuse voxels without a size where the affine is made of it: nibabel takes them to be 1 mm."""
     if image.header["sform_code"] > 0:
@@ -59,8 +76,8 @@ def _require_voxel_size(image: nibabel.Nifti1Image, path: Path) -> None:
         raise GeometryError(f"The header of {path.name} gives a voxel no size (pixdim is 0). Export it again.")
 
 
-def read_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return the values of a mask or label map, of the file's own type, and its affine in RAS mm.
+def read_volume_values(path: Path) -> tuple[nibabel.Nifti1Image, np.ndarray, np.ndarray]:
+    """Return a NIfTI image, its values, of the file's own type where it has no scale, and its affine in RAS mm.
 
     Axes of one element behind the third are left out.
 
@@ -71,14 +88,30 @@ def read_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     image = open_nifti(path)
     if image.get_data_dtype().kind not in "iuf":
-        raise UnreadableInputError(f"{path.name} holds colour or complex values; a mask or label map is needed.")
+        raise UnreadableInputError(f"{path.name} holds colour or complex values; one number for each voxel is needed.")
     try:
         with np.errstate(all="ignore"):  # a scale that overflows gives values that are then refused
             values = np.asanyarray(image.dataobj)
     except (*BROKEN_NIFTI, OSError) as error:
         raise damaged_nifti(path) from error
     keep = tuple(n for axis, n in enumerate(values.shape) if axis < 3 or n > 1)
-    return values.reshape(keep), np.asarray(image.affine, dtype=np.float64)
+    return image, values.reshape(keep), affine_mm(image)
+
+
+def affine_mm(image: nibabel.Nifti1Image) -> np.ndarray:
+    """Return voxel index to RAS in mm, (4, 4), whatever the header's unit of length; without one it is mm."""
+    try:
+        unit = image.header.get_xyzt_units()[0]
+    except KeyError:
+        unit = "unknown"
+    affine = np.array(image.affine, dtype=np.float64)
+    affine[:3] *= _MM_PER_UNIT[unit]
+    return affine
+
+
+def has_orientation(image: nibabel.Nifti1Image) -> bool:
+    """Return whether the header says where left and right are."""
+    return bool(image.header["sform_code"] or image.header["qform_code"])
 
 
 def damaged_nifti(path: Path) -> UnreadableInputError:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -18,8 +16,10 @@ import numpy as np
 from PerfusionCBVLib.arterial import write_arterial_input
 from PerfusionCBVLib.durable import sync_files, sync_folder
 from PerfusionCBVLib.errors import UnreadableInputError, UsageError
+from PerfusionCBVLib.json_text import read_json_object
 from PerfusionCBVLib.report import write_pictures, write_report
 from PerfusionCBVLib.result import MapResult
+from PerfusionCBVLib.sealed_record import LARGEST_BYTES, write_sealed_record
 from PerfusionCBVLib.withheld import without_identifiers
 
 PROVENANCE = "provenance.json"
@@ -57,7 +57,7 @@ def write_result(result: MapResult, folder: Path | str, *, with_identifiers: boo
         names = sorted(path.name for path in fresh.iterdir())
         maps = {name: {"unit": map_.unit, "description": map_.description} for name, map_ in result.maps.items()}
         provenance = {**result.provenance, "maps": maps, "files": [*names, PROVENANCE]}
-        write_json(fresh / PROVENANCE, provenance)
+        write_sealed_record(fresh / PROVENANCE, provenance)
     return [folder / name for name in provenance["files"]]
 
 
@@ -104,11 +104,11 @@ def require_own_folder(folder: Path, command: str) -> None:
     UsageError
     """
     for path in (folder / name for name in RECORDS):
-        try:
-            found = json.loads(path.read_text(encoding="utf-8")).get("command")
-        except FileNotFoundError:
+        if not path.exists():
             continue
-        except (ValueError, AttributeError):
+        try:
+            found = read_json_object(path, LARGEST_BYTES, "").get("command")
+        except UnreadableInputError:
             found = None
         if found != command:
             raise UsageError(f"{folder} holds the result of another command ({path.name}); choose another --output.")
@@ -119,16 +119,6 @@ def write_nifti(path: Path, values: np.ndarray, affine: np.ndarray) -> None:
     image = nib.Nifti1Image(values, affine)
     image.header.set_xyzt_units("mm", "sec")
     nib.save(image, path)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write strict JSON: numpy numbers as numbers, NaN as null."""
-    path.write_text(as_json(content) + "\n", encoding="utf-8")
-
-
-def as_json(content: dict[str, Any]) -> str:
-    """Return strict JSON: numpy numbers as numbers, NaN as null."""
-    return json.dumps(_plain(content), indent=2, ensure_ascii=False)
 
 
 def _write_curves(path: Path, result: MapResult) -> None:
@@ -142,26 +132,10 @@ def _write_curves(path: Path, result: MapResult) -> None:
 def _remove_earlier(path: Path) -> None:
     if not path.exists():
         return
-    try:
-        names = json.loads(path.read_text(encoding="utf-8"))["files"]
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
-        raise UnreadableInputError(
-            f"{path} is not a file of this program ({error}). Choose another output folder."
-        ) from error
+    advice = "It is not a file of this program; choose another output folder."
+    names = read_json_object(path, LARGEST_BYTES, advice).get("files")
+    if not isinstance(names, list):
+        raise UnreadableInputError(f"{path} lists no files. {advice}")
     for name in names:
-        if Path(name).name == name:
+        if isinstance(name, str) and Path(name).name == name:
             (path.parent / name).unlink(missing_ok=True)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import csv
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from PerfusionCBVLib import __version__
 from PerfusionCBVLib.errors import GeometryError, UnreadableInputError
 from PerfusionCBVLib.findings import Finding
-from PerfusionCBVLib.load_common import sha256_of_file
+from PerfusionCBVLib.load_common import sha256_of_file, shown
+from PerfusionCBVLib.nifti_file import read_volume_values
 from PerfusionCBVLib.output import CURVES, PROVENANCE
+from PerfusionCBVLib.sealed_record import read_sealed_record, require_files_of
 from PerfusionCBVLib.series import ParameterMap
 from PerfusionCBVLib.withheld import unnamed_provenance
 
-GRID_TOLERANCE_MM = 1e-3
+ADVICE = "Make the maps again with `map`."
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,29 +70,30 @@ def read_result(folder: Path | str, *, with_identifiers: bool = False) -> Stored
     Raises
     ------
     UnreadableInputError
-        The folder holds no result, not all of it, or one of another version.
-    GeometryError
-        Its files lie on different grids.
+        The folder holds no result, not all of it, one of another version, or one that was changed since.
     """
     folder = Path(folder)
     provenance = _provenance(folder)
+    has_reference = "reference.nii.gz" in provenance["files"]
+    volumes = {*provenance["maps"], "baseline", "mask", "status", *(["reference"] if has_reference else [])}
+    require_files_of(provenance, folder, {CURVES, *(f"{name}.nii.gz" for name in volumes)}, ADVICE)
     if not with_identifiers:
         provenance = unnamed_provenance(provenance)
-    baseline, affine = read_map_file(folder / "baseline.nii.gz")
-    maps = {}
-    for name, facts in provenance["maps"].items():
-        values = _on_grid(folder / f"{name}.nii.gz", baseline.shape, affine)
-        maps[name] = ParameterMap(name, values, affine, facts["unit"], facts["description"])
-    has_reference = "reference.nii.gz" in provenance["files"]
+    values = {name: read_map_file(folder / f"{name}.nii.gz")[0] for name in volumes}
+    affine = read_map_file(folder / "baseline.nii.gz")[1]
+    maps = {
+        name: ParameterMap(name, values[name], affine, facts["unit"], facts["description"])
+        for name, facts in provenance["maps"].items()
+    }
     times_s, curves_per_s = _curves(folder / CURVES)
     return StoredResult(
         origin=str(folder) if with_identifiers else f"SHA-256 of its provenance {sha256_of_file(folder / PROVENANCE)}",
         affine=affine,
         maps=maps,
-        baseline=baseline,
-        mask=_on_grid(folder / "mask.nii.gz", baseline.shape, affine) > 0,
-        reference=_on_grid(folder / "reference.nii.gz", baseline.shape, affine) > 0 if has_reference else None,
-        status=_on_grid(folder / "status.nii.gz", baseline.shape, affine).astype(np.uint8),
+        baseline=values["baseline"],
+        mask=values["mask"] > 0,
+        reference=values["reference"] > 0 if has_reference else None,
+        status=values["status"].astype(np.uint8),
         times_s=times_s,
         curves_per_s=curves_per_s,
         findings=tuple(Finding(**entry) for entry in provenance["findings"]),
@@ -101,68 +102,40 @@ def read_result(folder: Path | str, *, with_identifiers: bool = False) -> Stored
 
 
 def read_map_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return a NIfTI volume, (x, y, z) float32, and its affine.
+    """Return a NIfTI volume, (x, y, z) float32, and its affine in RAS mm.
 
     Raises
     ------
-    UnreadableInputError
+    UnreadableInputError, GeometryError
         The file is missing, damaged or no volume.
     """
-    try:
-        image = nib.load(path)
-        values = np.asarray(image.dataobj, dtype=np.float32)  # type: ignore[attr-defined]
-    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
-        raise UnreadableInputError(f"{path} can't be read ({error}). Make the maps again with `map`.") from error
+    _image, values, affine = read_volume_values(path)
     if values.ndim != 3:
-        raise UnreadableInputError(f"{path} has {values.ndim} dimensions; a volume has 3 (x, y, z).")
-    return values, np.asarray(image.affine, dtype=np.float64)  # type: ignore[attr-defined]
+        raise GeometryError(f"{path.name} has {values.ndim} dimensions; a volume has 3 (x, y, z). {ADVICE}")
+    return values.astype(np.float32, copy=False), affine
 
 
 def _provenance(folder: Path) -> dict[str, Any]:
     path = folder / PROVENANCE
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        missing = {"files", "findings", "maps", "settings", "version"} - content.keys()
-    except FileNotFoundError as error:
+    if not path.exists():
         raise UnreadableInputError(
             f"{folder} holds no {PROVENANCE}, so it is no result. Choose the folder that `map --output` wrote."
-        ) from error
-    except (OSError, ValueError, AttributeError) as error:
-        raise UnreadableInputError(f"{path} can't be read ({error}). Make the maps again with `map`.") from error
+        )
+    content = read_sealed_record(path, ADVICE)
     version = str(content.get("version"))
     if version.split(".")[:2] != __version__.split(".")[:2]:
         raise UnreadableInputError(
-            f"The maps in {folder} were made by version {version} of PerfusionCBV, and this is {__version__}, which "
-            "may scale them otherwise. Make the maps again with `map`."
+            f"The maps in {folder} were made by version {shown(version)} of PerfusionCBV, and this is {__version__}, "
+            f"which may scale them otherwise. {ADVICE}"
         )
+    missing = {"files", "findings", "maps", "settings"} - content.keys()
     if missing:
-        raise UnreadableInputError(
-            f"{path} lacks {', '.join(sorted(missing))}: another version made it. Make the maps again with `map`."
-        )
-    if str(content["version"]).split(".")[:2] != __version__.split(".")[:2]:
-        raise UnreadableInputError(
-            f"The maps in {folder} were made by version {content['version']}, and this is {__version__}, which may "
-            "scale them otherwise. Make the maps again with `map`."
-        )
+        raise UnreadableInputError(f"{path} is no record of maps: it lacks {', '.join(sorted(missing))}. {ADVICE}")
     return content
 
 
-def _on_grid(path: Path, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
-    values, found = read_map_file(path)
-    if values.shape != shape or not np.allclose(found, affine, atol=GRID_TOLERANCE_MM):
-        raise GeometryError(
-            f"{path} lies on another grid than the other maps of its folder ({values.shape} voxels, needed: {shape}). "
-            "Make the maps again with `map`."
-        )
-    return values
-
-
 def _curves(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            head, *rows = csv.reader(file)
-        table = np.array(rows, dtype=np.float64)
-        columns = dict(zip(head, table.T, strict=True))
-        return columns.pop("time_s"), columns
-    except (OSError, ValueError, KeyError) as error:
-        raise UnreadableInputError(f"{path} can't be read ({error}). Make the maps again with `map`.") from error
+    with path.open(encoding="utf-8", newline="") as file:
+        head, *rows = csv.reader(file)
+    columns = dict(zip(head, np.array(rows, dtype=np.float64).T, strict=True))
+    return columns.pop("time_s"), columns

@@ -13,8 +13,9 @@ from PerfusionCBVLib import __version__
 from PerfusionCBVLib.alignment.longitudinal import Comparison, date_volume
 from PerfusionCBVLib.alignment.picture import registration_picture
 from PerfusionCBVLib.alignment.rigid import write_itk_transform
+from PerfusionCBVLib.json_text import write_json
 from PerfusionCBVLib.measures.output import write_measurements
-from PerfusionCBVLib.output import PROVENANCE, require_own_folder, whole_folder, write_json, write_nifti
+from PerfusionCBVLib.output import PROVENANCE, require_own_folder, whole_folder, write_nifti
 from PerfusionCBVLib.pictures import map_strips, symmetric_window, unit_text
 from PerfusionCBVLib.series import ParameterMap
 

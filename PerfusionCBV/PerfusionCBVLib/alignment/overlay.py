@@ -16,8 +16,9 @@ from PerfusionCBVLib.alignment.registration import Registration, register
 from PerfusionCBVLib.alignment.resampling import resample
 from PerfusionCBVLib.alignment.rigid import write_itk_transform
 from PerfusionCBVLib.alignment.volume import Volume, baseline_volume
+from PerfusionCBVLib.json_text import write_json
 from PerfusionCBVLib.measures.regions import Region
-from PerfusionCBVLib.output import REGISTRATION, require_own_folder, whole_folder, write_json, write_nifti
+from PerfusionCBVLib.output import REGISTRATION, require_own_folder, whole_folder, write_nifti
 from PerfusionCBVLib.progress import Progress, part, silent
 from PerfusionCBVLib.series import ParameterMap
 from PerfusionCBVLib.stored import StoredResult

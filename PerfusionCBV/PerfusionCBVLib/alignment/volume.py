@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-import nibabel as nib
 import numpy as np
-import SimpleITK as sitk  # noqa: N813  its own documentation's name
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 
-from PerfusionCBVLib.dicom_headers import SeriesHeaders, is_dicom_file, read_headers
+from PerfusionCBVLib.dicom_headers import Frame, SeriesHeaders, is_dicom_file, read_headers
+from PerfusionCBVLib.dicom_pixels import read_images
 from PerfusionCBVLib.errors import GeometryError, UnreadableInputError
-from PerfusionCBVLib.load_common import cannot_open, require_plausible_size, sha256_of_file
+from PerfusionCBVLib.load_common import require_usable_affine, sha256_of_file
+from PerfusionCBVLib.load_nrrd import nrrd_affine
+from PerfusionCBVLib.nifti_file import has_orientation, read_volume_values
+from PerfusionCBVLib.nrrd_file import data_file, read_nrrd
 
 if TYPE_CHECKING:
     from PerfusionCBVLib.pictures import AnyResult
@@ -54,17 +52,17 @@ class Volume:
     input_sha256: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        values = np.asarray(self.values, dtype=np.float32).view()
+        with np.errstate(over="ignore"):  # what overflows is infinite
+            values = np.asarray(self.values, dtype=np.float32).view()
         affine = np.array(self.affine, dtype=np.float64)
         if values.ndim != 3:
             raise GeometryError(
                 f"{self.name} has {values.ndim} dimensions ({' x '.join(map(str, values.shape))}); a single volume "
                 "with 3 (x, y, z) is needed."
             )
-        if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-            raise GeometryError(
-                f"{self.name} has no usable geometry (its affine is not an invertible 4 × 4 matrix). Export it again."
-            )
+        if affine.shape != (4, 4):
+            raise GeometryError(f"The affine of {self.name} is no 4 × 4 matrix.")
+        require_usable_affine(affine, self.name)
         edges = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
         if not np.allclose(edges.T @ edges, np.eye(3), atol=0.01):
             raise GeometryError(
@@ -127,46 +125,22 @@ def read_volume(path: Path, *, series_uid: str | None = None) -> Volume:
 
 
 def _read_nifti(path: Path) -> Volume:
-    try:
-        image = nib.load(path)
-        if not isinstance(image, nib.Nifti1Image):
-            raise _damaged(path)
-        require_plausible_size(image.shape, path.name)
-        if not (image.header["sform_code"] or image.header["qform_code"]):
-            raise GeometryError(
-                f"{path.name} gives no orientation in the patient (sform and qform code 0), so left and right can't be "
-                "told. Export it again with its orientation."
-            )
-        if image.get_data_dtype().kind not in "iuf":
-            raise UnreadableInputError(f"{path.name} holds complex or colour values; one number a voxel is needed.")
-        values = np.asanyarray(image.dataobj, dtype=np.float32)
-        unit = image.header.get_xyzt_units()[0]
-    except (ImageFileError, HeaderDataError, EOFError, zlib.error, gzip.BadGzipFile, ValueError, KeyError) as error:
-        raise _damaged(path) from error
-    except OSError as error:
-        raise (cannot_open(path, error) if error.errno else _damaged(path)) from error
-    affine = np.array(image.affine, dtype=np.float64)
-    affine[:3] *= {"meter": 1e3, "micron": 1e-3}.get(unit, 1.0)
-    while values.ndim > 3 and values.shape[-1] == 1:
-        values = values[..., 0]
+    image, values, affine = read_volume_values(path)
+    if not has_orientation(image):
+        raise GeometryError(
+            f"{path.name} gives no orientation in the patient (sform and qform code 0), so left and right can't be "
+            "told. Export it again with its orientation."
+        )
     return Volume(values, affine, _stem(path), {path.name: sha256_of_file(path)})
 
 
 def _read_nrrd(path: Path) -> Volume:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-        require_plausible_size(tuple(reader.GetSize()), path.name)
-        image = reader.Execute()
-    except RuntimeError as error:
-        raise _damaged(path) from error
-    if not any(key.lower() in ("nrrd_space", "nrrd_space dimension") for key in image.GetMetaDataKeys()):
-        raise GeometryError(
-            f"{path.name} gives no position and orientation in the patient (no space). Save it again from Slicer, or "
-            "as NIfTI."
-        )
-    return _from_itk(image, _stem(path), {path.name: sha256_of_file(path)})
+    header, values = read_nrrd(path)
+    if values.ndim != 3:
+        raise GeometryError(f"{path.name} has {values.ndim} dimensions; a single volume with 3 (x, y, z) is needed.")
+    files = [path, *filter(None, [data_file(path, header)])]
+    hashes = {file.name: sha256_of_file(file) for file in files}
+    return Volume(values, nrrd_affine(header, None, path.name), _stem(path), hashes)
 
 
 def _read_dicom(folder: Path, series_uid: str | None) -> Volume:
@@ -185,21 +159,14 @@ def _read_dicom(folder: Path, series_uid: str | None) -> Volume:
     series = found[0]
     if series.truncated:
         raise UnreadableInputError(f"{series.truncated[0]} and {len(series.truncated) - 1} more files are cut short.")
-    ordered = _ordered_files(series, folder.name)
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames([str(file) for file in ordered])
-    try:
-        image = reader.Execute()
-    except RuntimeError as error:
-        raise UnreadableInputError(
-            f"The DICOM series with UID {series.uid} in {folder.name} can't be read. Export it again, or convert it "
-            "to NIfTI."
-        ) from error
-    return _from_itk(image, series.description, {series.uid: series.sha256})
+    ordered = _ordered_frames(series, folder.name)
+    images = [read_images(frame.file)[0][0] for frame in ordered]
+    values = np.stack(images, axis=-1).swapaxes(0, 1)  # columns run along x
+    return Volume(values, _affine_of(ordered, series, folder.name), series.description, {series.uid: series.sha256})
 
 
-def _ordered_files(series: SeriesHeaders, folder: str) -> list[Path]:
-    """Return the files of a series by position, after checking that its slices are parallel, even and single."""
+def _ordered_frames(series: SeriesHeaders, folder: str) -> list[Frame]:
+    """Return the images of a series by position; its slices are then known to be parallel, even, alike and single."""
     if any(frame.position_mm is None or frame.orientation is None for frame in series.frames):
         raise GeometryError(f"Some images in {folder} give no position or orientation. Export the original series.")
     if len({frame.file for frame in series.frames}) < len(series.frames):
@@ -221,18 +188,33 @@ def _ordered_files(series: SeriesHeaders, folder: str) -> list[Path]:
             f"Slices of the series with UID {series.uid} in {folder} are missing or unevenly spaced: "
             f"{gaps_mm.min():.2f} to {gaps_mm.max():.2f} mm apart. Export the complete series."
         )
-    return [frames[0].file for frames in by_position.values()]
+    if len(series.formats) > 1:
+        raise GeometryError(
+            f"The images of the series with UID {series.uid} in {folder} differ in size or pixel spacing. Export the "
+            "series again."
+        )
+    return [frames[0] for frames in by_position.values()]
 
 
-def _from_itk(image: sitk.Image, name: str, hashes: Mapping[str, str]) -> Volume:
-    if image.GetNumberOfComponentsPerPixel() != 1:
-        raise UnreadableInputError(f"{name} holds several numbers a voxel (colour); one is needed.")
-    if image.GetDimension() != 3:
-        raise GeometryError(f"{name} has {image.GetDimension()} dimensions; a single volume with 3 is needed.")
+def _affine_of(ordered: list[Frame], series: SeriesHeaders, folder: str) -> np.ndarray:
+    """Return voxel index (column, row, slice) to RAS, mm, (4, 4)."""
+    spacing_mm = next(iter(series.formats)).spacing_mm
+    if spacing_mm is None or len(ordered) < 2:
+        what = "no pixel spacing" if spacing_mm is None else "a single slice"
+        raise GeometryError(
+            f"The series with UID {series.uid} in {folder} has {what}, so it is no volume in the patient. Export the "
+            "original series."
+        )
+    orientation, first, last = (
+        np.array(place, dtype=np.float64)
+        for place in (ordered[0].orientation, ordered[0].position_mm, ordered[-1].position_mm)
+    )
     affine = np.eye(4)
-    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) @ np.diag(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
-    return Volume(sitk.GetArrayFromImage(image).T, _LPS_TO_RAS @ affine, name, hashes)
+    affine[:3, 0] = orientation[:3] * spacing_mm[1]
+    affine[:3, 1] = orientation[3:] * spacing_mm[0]
+    affine[:3, 2] = (last - first) / (len(ordered) - 1)
+    affine[:3, 3] = first
+    return _LPS_TO_RAS @ affine
 
 
 def _stem(path: Path) -> str:
@@ -240,7 +222,3 @@ def _stem(path: Path) -> str:
     for end in (".gz", ".nii", ".nrrd", ".nhdr"):
         name = name[: -len(end)] if name.lower().endswith(end) else name
     return name
-
-
-def _damaged(path: Path) -> UnreadableInputError:
-    return UnreadableInputError(f"{path.name} is truncated, damaged or no image of its kind. Copy or export it again.")

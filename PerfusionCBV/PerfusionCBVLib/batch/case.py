@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
@@ -32,15 +31,17 @@ from PerfusionCBVLib.errors import (
     UnreadableInputError,
     UsageError,
 )
+from PerfusionCBVLib.json_text import read_json_object, write_json
 from PerfusionCBVLib.load_common import sha256_of_file
 from PerfusionCBVLib.map_request import make_maps
 from PerfusionCBVLib.measures.measure import MeasureSettings, measure_regions
 from PerfusionCBVLib.measures.output import write_measures
 from PerfusionCBVLib.measures.region_files import read_regions
-from PerfusionCBVLib.output import PROVENANCE, write_json, write_result
+from PerfusionCBVLib.output import PROVENANCE, write_result
 from PerfusionCBVLib.pictures import thumbnail_picture
 from PerfusionCBVLib.progress import Progress
 from PerfusionCBVLib.result import MapResult
+from PerfusionCBVLib.sealed_record import LARGEST_BYTES
 from PerfusionCBVLib.settings import Settings
 
 SECONDS_BETWEEN_LOOKS = 2.0
@@ -99,12 +100,11 @@ def run_case(case: Case, plan: Plan) -> Outcome:
                     outcome = _attempt(case, plan, started)
             except Cancelled:
                 raise
-            except OverTimeError as error:
-                state, reason, trace = "failed", str(error), error.trace
             except PerfusionError as error:
                 refused = isinstance(error, InputRefusedError | UsageError)
                 state: State = "refused" if refused else "failed"
                 reason = " ".join(str(error).split())
+                trace = error.trace if isinstance(error, OverTimeError) else ""
             except MemoryError:
                 state, trace = "failed", traceback.format_exc()
                 reason = "There was not enough memory. Use fewer workers, or machines with more."
@@ -259,11 +259,11 @@ class StoredOutcome:
 def read_record(folder: Path) -> StoredOutcome | None:
     """Return what a case's folder says of itself; None where it is no complete result."""
     try:
-        content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        content = read_json_object(folder / RECORD, LARGEST_BYTES, "")
         whole = all((folder / name).stat().st_size == size for name, size in content["files"].items())
         values = {**content["outcome"], "findings": tuple(content["outcome"]["findings"])}
         found = StoredOutcome(str(content["key"]), str(content["run"]), Outcome(source="", **values))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, UnreadableInputError):
         return None
     return found if whole else None
 

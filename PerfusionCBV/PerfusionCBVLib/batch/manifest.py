@@ -13,7 +13,7 @@ from pathlib import Path
 from PerfusionCBVLib.batch.cohort import Case, Cohort
 from PerfusionCBVLib.batch.names import LONGEST_NAME, is_safe_name, name_of
 from PerfusionCBVLib.errors import UnreadableInputError
-from PerfusionCBVLib.load_common import cannot_open
+from PerfusionCBVLib.load_common import cannot_open, shown
 from PerfusionCBVLib.map_request import MapRequest
 
 COLUMNS = (
@@ -70,7 +70,7 @@ class _Place:
         self.name, self.row = name, row
 
     def error(self, column: str, value: str, advice: str) -> UnreadableInputError:
-        return UnreadableInputError(f"Row {self.row} of {self.name}: {column} is {value!r}. {advice}")
+        return UnreadableInputError(f"Row {self.row} of {self.name}: {column} is {shown(value)!r}. {advice}")
 
 
 def _text(path: Path) -> str:
@@ -102,7 +102,7 @@ def _rows(text: str, name: str) -> list[tuple[int, list[str]]]:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
         rows = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
     except csv.Error as error:
-        raise UnreadableInputError(f"{name} is no CSV table ({error}). Save it as 'CSV UTF-8' again.") from error
+        raise UnreadableInputError(f"{name} is no CSV table ({shown(error)}). Save it as 'CSV UTF-8' again.") from error
     if not rows:
         raise UnreadableInputError(f"{name} is empty. It needs a row of column names and a row for each case.")
     return rows
@@ -112,7 +112,7 @@ def _require_columns(head: list[str], name: str) -> None:
     unknown = [column for column in head if column not in COLUMNS]
     twice = sorted({column for column in head if head.count(column) > 1})
     if unknown:
-        found = ", ".join(repr(column) for column in unknown[:5])
+        found = ", ".join(repr(shown(column)) for column in unknown[:5])
         raise UnreadableInputError(f"{name} has unknown columns: {found}. Known: {', '.join(COLUMNS)}.")
     if twice:
         raise UnreadableInputError(f"{name} has the column {twice[0]!r} twice. Remove one.")

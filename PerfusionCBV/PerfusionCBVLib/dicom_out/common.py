@@ -17,7 +17,7 @@ from pydicom.uid import generate_uid
 
 from PerfusionCBVLib import __version__
 from PerfusionCBVLib.dicom_out.source import Source
-from PerfusionCBVLib.output import as_json
+from PerfusionCBVLib.json_text import as_json
 from PerfusionCBVLib.quantities import QUANTITIES, title, unit_meaning
 from PerfusionCBVLib.settings import METHOD_TITLES, NETWORK_METHODS
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import fields
@@ -16,9 +15,11 @@ from pydicom.sr.coding import Code
 
 from PerfusionCBVLib.dicom_out.common import SCHEME, SOFTWARE, Author, own_code, quantity_code, unit_code
 from PerfusionCBVLib.errors import UnreadableInputError
+from PerfusionCBVLib.json_text import read_json
 from PerfusionCBVLib.measures.measurement import Measurement
 from PerfusionCBVLib.measures.regions import Region
 from PerfusionCBVLib.quantities import QUANTITIES
+from PerfusionCBVLib.sealed_record import LARGEST_BYTES
 from PerfusionCBVLib.settings import METHOD_TITLES
 
 STATISTICS = {
@@ -58,12 +59,7 @@ def read_measures(
         Not such a file, or measured on other maps or segments.
     """
     path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UnreadableInputError(
-            f"{path.name} can't be read ({error}). A JSON list of measures is needed."
-        ) from error
+    content = read_json(path, LARGEST_BYTES, "A JSON list of measures is needed.")
     if isinstance(content, dict):
         _require_same_source(content, path, provenance_sha256, segments_sha256)
         content = _by_region(content)

@@ -18,8 +18,8 @@ import numpy as np
 
 from PerfusionCBVLib import __version__
 from PerfusionCBVLib.errors import Cancelled, PerfusionError, UsageError
+from PerfusionCBVLib.json_text import write_json
 from PerfusionCBVLib.networks.cards import read_card
-from PerfusionCBVLib.output import write_json
 from PerfusionCBVLib.progress import Progress, silent
 from PerfusionCBVLib.settings import NETWORK_METHODS
 

@@ -188,7 +188,7 @@ def _layers(comparison: Comparison) -> list[Layer]:
 
 
 def _publish(comparison: Comparison, layers: list[Layer], earlier_name: str, node: Any) -> Compared:
-    from PerfusionCBVLib.output import as_json
+    from PerfusionCBVLib.json_text import as_json
 
     later = outputs(node)
     made = {}

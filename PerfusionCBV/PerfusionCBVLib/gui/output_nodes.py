@@ -213,7 +213,7 @@ def place(node: Any, parent: int) -> None:
 
 
 def _start(result: MapResult, node: Any) -> _Run:
-    from PerfusionCBVLib.output import as_json
+    from PerfusionCBVLib.json_text import as_json
 
     facts = result.provenance
     attributes = {

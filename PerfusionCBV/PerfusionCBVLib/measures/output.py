@@ -12,10 +12,11 @@ import numpy as np
 
 from PerfusionCBVLib import __version__
 from PerfusionCBVLib.csv_cells import harmless
+from PerfusionCBVLib.json_text import write_json
 from PerfusionCBVLib.measures.histogram_picture import histogram_picture
 from PerfusionCBVLib.measures.measure import MeasureSettings, RegionMeasures
 from PerfusionCBVLib.measures.measurement import Measurement
-from PerfusionCBVLib.output import whole_folder, write_json, write_nifti
+from PerfusionCBVLib.output import whole_folder, write_nifti
 from PerfusionCBVLib.pictures import unit_text
 
 LISTING = "measures.json"

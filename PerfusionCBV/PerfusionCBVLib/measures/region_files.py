@@ -13,7 +13,7 @@ from PerfusionCBVLib.errors import GeometryError, UnreadableInputError
 from PerfusionCBVLib.load_common import require_usable_affine, shown
 from PerfusionCBVLib.load_nrrd import nrrd_affine
 from PerfusionCBVLib.measures.regions import Region
-from PerfusionCBVLib.nifti_file import read_labels
+from PerfusionCBVLib.nifti_file import read_volume_values
 from PerfusionCBVLib.nrrd_file import read_nrrd
 
 LARGEST_MISFIT = 0.1
@@ -79,7 +79,7 @@ def read_regions(path: Path | str, shape: tuple[int, int, int], affine: np.ndarr
 
 
 def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    values, affine = read_labels(path)
+    _image, values, affine = read_volume_values(path)
     if values.ndim != 3:
         raise GeometryError(f"{path.name} has {values.ndim} dimensions; a label map has 3 (x, y, z).")
     return values[np.newaxis], affine

@@ -20,8 +20,8 @@ from torch.utils.data import IterableDataset
 from PerfusionCBVLib.csv_cells import harmless
 from PerfusionCBVLib.errors import UsageError
 from PerfusionCBVLib.evaluate import bootstrap_interval, finite_mean, markdown_table, nrmse
+from PerfusionCBVLib.json_text import write_json
 from PerfusionCBVLib.networks.cards import build_network, known_networks, load_network, read_card, save_network
-from PerfusionCBVLib.output import write_json
 from PerfusionCBVLib.train.loop import TrainingSettings, fit
 from PerfusionCBVLib.train.ranks import Ranks, join_ranks
 from PerfusionCBVLib.train.tasks import GridTask
