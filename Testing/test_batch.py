@@ -224,13 +224,21 @@ def test_a_second_run_changes_no_file_and_a_changed_byte_is_noticed_behind_equal
     assert echo_time == 0.04
 
 
-def test_a_result_that_lost_a_file_or_was_cut_is_made_again(one, plan):
-    run_case(one, plan)
-    for harm in (lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-1])):
-        plan = next_run(plan)
-        harm(plan.folder.cases / "p1" / "rcbv.nii.gz")
-        assert not run_case(one, plan).skipped
-    assert run_case(one, next_run(plan)).skipped
+def flip_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_result_of_which_a_byte_is_not_as_it_was_is_made_again(head, one, plan, tmp_path):
+    case = replace(one, regions=write_region(tmp_path / "r.nii.gz", head))
+    run_case(case, plan)
+    for harm in (Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-3]), flip_a_byte):
+        for name in ("rcbv.nii.gz", "measures/measures.csv", "case.json"):
+            plan = next_run(plan)
+            harm(plan.folder.cases / "p1" / name)
+            assert not run_case(case, plan).skipped, name
+    assert run_case(case, next_run(plan)).skipped
 
 
 def test_the_key_is_another_for_anything_that_decides_the_result(head, one, tmp_path, monkeypatch):
@@ -287,7 +295,7 @@ def test_a_full_disk_leaves_no_part_of_a_case(one, plan, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    for name in ("write_result", "write_json"):
+    for name in ("write_result", "write_sealed_record"):
         with monkeypatch.context() as patched:
             patched.setattr(case_module, name, full)
             outcome = run_case(one, plan)

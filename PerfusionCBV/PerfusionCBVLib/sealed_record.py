@@ -19,7 +19,7 @@ SEAL, FILES = "seal", "sha256"
 
 
 def write_sealed_record(path: Path, content: dict[str, Any]) -> None:
-    """Write a record with the SHA-256 of every other file of its folder, and its own seal.
+    """Write a record with the SHA-256 of every other file in or below its folder, and its own seal.
 
     Parameters
     ----------
@@ -27,7 +27,8 @@ def write_sealed_record(path: Path, content: dict[str, Any]) -> None:
     content : dict
         Becomes strict JSON, see `json_text.as_json`.
     """
-    files = {each.name: sha256_of_file(each) for each in sorted(path.parent.iterdir()) if each != path}
+    others = sorted(each for each in path.parent.rglob("*") if each.is_file() and each != path)
+    files = {each.relative_to(path.parent).as_posix(): sha256_of_file(each) for each in others}
     record = {**content, FILES: files}
     path.write_text(as_json({**record, SEAL: _seal(record)}) + "\n", encoding="utf-8")
 

@@ -31,7 +31,6 @@ from PerfusionCBVLib.errors import (
     UnreadableInputError,
     UsageError,
 )
-from PerfusionCBVLib.json_text import read_json_object, write_json
 from PerfusionCBVLib.load_common import sha256_of_file
 from PerfusionCBVLib.map_request import make_maps
 from PerfusionCBVLib.measures.measure import MeasureSettings, measure_regions
@@ -41,7 +40,7 @@ from PerfusionCBVLib.output import PROVENANCE, write_result
 from PerfusionCBVLib.pictures import thumbnail_picture
 from PerfusionCBVLib.progress import Progress
 from PerfusionCBVLib.result import MapResult
-from PerfusionCBVLib.sealed_record import LARGEST_BYTES
+from PerfusionCBVLib.sealed_record import FILES, read_sealed_record, require_files_of, write_sealed_record
 from PerfusionCBVLib.settings import Settings
 
 SECONDS_BETWEEN_LOOKS = 2.0
@@ -190,7 +189,6 @@ def _attempt(case: Case, plan: Plan, started: float) -> Outcome:
             peak_memory_mb=peak_memory_mb(),
             finished=_now(),
         )
-        files = {p.relative_to(fresh).as_posix(): p.stat().st_size for p in sorted(fresh.rglob("*")) if p.is_file()}
         record = {
             "key": key,
             "run": plan.token,
@@ -198,9 +196,8 @@ def _attempt(case: Case, plan: Plan, started: float) -> Outcome:
             "settings": asdict(plan.settings),
             "weights_sha256": plan.weights_sha256,
             "outcome": outcome.as_record(),
-            "files": files,
         }
-        write_json(fresh / RECORD, record)
+        write_sealed_record(fresh / RECORD, record)
         plan.folder.require_running(plan.token)
         plan.folder.publish(fresh, case.id)
     return outcome
@@ -257,15 +254,14 @@ class StoredOutcome:
 
 
 def read_record(folder: Path) -> StoredOutcome | None:
-    """Return what a case's folder says of itself; None where it is no complete result."""
+    """Return what a case's folder says of itself; None where it is no complete result, or was changed since."""
     try:
-        content = read_json_object(folder / RECORD, LARGEST_BYTES, "")
-        whole = all((folder / name).stat().st_size == size for name, size in content["files"].items())
+        content = read_sealed_record(folder / RECORD, "")
+        require_files_of(content, folder, set(content[FILES]), "")
         values = {**content["outcome"], "findings": tuple(content["outcome"]["findings"])}
-        found = StoredOutcome(str(content["key"]), str(content["run"]), Outcome(source="", **values))
+        return StoredOutcome(str(content["key"]), str(content["run"]), Outcome(source="", **values))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, UnreadableInputError):
         return None
-    return found if whole else None
 
 
 def _own_measures(result: MapResult) -> dict[str, Any]:
