@@ -244,9 +244,6 @@ def test_slurm_jobs_do_the_work(head, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--workers", "0"], "at least one"),
-        (["--memory", "-1"], "above 0"),
-        (["--case-minutes", "0"], "above 0"),
         (["--scheduler", "tcp://127.0.0.1:1", "--slurm"], "one of them"),
         (["--scheduler", "tcp://127.0.0.1:1", "--workers", "2"], "leave them out"),
         (["--slurm"], "--workers"),

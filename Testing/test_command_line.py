@@ -234,7 +234,10 @@ def test_simulate_writes_a_series_that_map_reads(capsys, tmp_path):
     assert code == 0
     assert str(tmp_path / "sim" / "dsc.nii.gz") in out
     again = tmp_path / "again"
-    run(capsys, "simulate", "--output", again, "--parameters", tmp_path / "sim" / "parameters.json")
+    parameters = tmp_path / "sim" / "parameters.json"
+    run(capsys, "simulate", "--output", again, "--parameters", parameters)
+    both = ("simulate", "--output", again, "--parameters", parameters, "--frames", 60)
+    assert run(capsys, *both)[0] == 2, "one of the two would be left out in silence"
     one, two = (np.asarray(nib.load(f / "dsc.nii.gz").dataobj) for f in (tmp_path / "sim", again))
     np.testing.assert_allclose(one, two, rtol=1e-5)
     code, *_ = run(capsys, "map", again / "dsc.nii.gz", "--output", tmp_path / "maps", "--method", "bsw")

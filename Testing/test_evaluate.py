@@ -547,12 +547,17 @@ def test_a_quiet_head_gives_the_same_means_at_every_sampling(phantoms, tmp_path)
     assert len(phantoms.made) == 9
 
 
+@pytest.mark.parametrize("counts", [{"subjects": 0}, {"subjects": 1, "workers": 0}])
+def test_no_patients_and_no_processes_are_refused(counts):
+    for evaluation in (evaluate_simulated, evaluate_sampling):
+        with pytest.raises(UsageError, match="is 0; it must be at least 1"):
+            evaluation(methods=["bsw"], **counts)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--methods", "bsw,magic"], "Unknown method 'magic'"),
-        (["--subjects", "0"], "--subjects is 0"),
-        (["--workers", "0"], "--workers is 0"),
         (["--reference", "region.nii.gz"], "--reference is a region of an --object"),
         (["--object", "folder", "--sampling"], "--sampling simulates patients"),
     ],

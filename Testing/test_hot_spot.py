@@ -79,5 +79,5 @@ def test_disc_lies_in_the_acquired_slice_and_touches_the_hot_voxels_only():
 
 @pytest.mark.parametrize("area_mm2", [0.0, -3.0, float("nan"), float("inf")])
 def test_an_impossible_area_is_refused(area_mm2):
-    with pytest.raises(UsageError, match="above 0"):
+    with pytest.raises(UsageError, match=r"between 0\.1 and 10000"):
         disc_kernel(area_mm2, (1.0, 1.0))

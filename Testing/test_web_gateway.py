@@ -194,7 +194,6 @@ def test_only_this_computers_own_addresses_are_loopback(host, loopback):
     ("options", "said"),
     [
         (["--host", "0.0.0.0", "--no-token"], "token is needed"),
-        (["--sessions", "0"], "at least 1"),
         (["--root", "/no/such/folder"], "is no folder"),
         (["--key", "key.pem"], "belong together"),
     ],

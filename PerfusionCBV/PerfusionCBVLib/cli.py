@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -27,12 +27,17 @@ from PerfusionCBVLib import (
 )
 from PerfusionCBVLib.errors import Cancelled, ModelError, PerfusionError, UsageError
 from PerfusionCBVLib.identity import read_identity
+from PerfusionCBVLib.json_text import read_json_object
 from PerfusionCBVLib.map_request import MapRequest, make_maps
 from PerfusionCBVLib.networks.cards import ARCHITECTURES, known_networks, read_card
 from PerfusionCBVLib.result import MapResult
 from PerfusionCBVLib.settings import METHODS, Settings
 from PerfusionCBVLib.terminal import ProgressBar, print_warnings
 from PerfusionCBVLib.withheld import IDENTITY, withhold, without_identifiers
+
+LARGEST_SEED = 2**32 - 1
+LARGEST_PARAMETERS_BYTES = 1024**2
+MOST_WORKERS = 10_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,8 +88,15 @@ def _role(key: str) -> str:
     return key.upper() if key in ("input", *cli_results.POSITIONAL) else f"--{key.replace('_', '-')}"
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as all of our errors do, instead of below a list of all options."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(UsageError.exit_code, f"{self.prog}: {message}. `{self.prog} --help` lists what is possible.\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="perfusion-cbv",
         description="Relative cerebral blood volume from DSC-MRI. Research use only.",
     )
@@ -130,13 +142,13 @@ def _parser() -> argparse.ArgumentParser:
 
     simulate = commands.add_parser("simulate", help="write a simulated series with its truth")
     simulate.add_argument("--output", type=Path, required=True, metavar="DIR")
-    simulate.add_argument("--seed", type=int, default=1)
+    simulate.add_argument("--seed", type=cli_options.number(int, 0, LARGEST_SEED), default=1)
     simulate.add_argument("--parameters", type=Path, metavar="FILE", help="parameters.json of an earlier simulation")
     simulate.add_argument("--frames", type=int)
     simulate.add_argument("--repetition-time", type=float, metavar="SECONDS")
     simulate.add_argument("--echo-time", type=float, metavar="SECONDS")
     simulate.add_argument("--flip-angle", type=float, metavar="DEGREES")
-    simulate.add_argument("--device", default="cpu", help="torch device; default: %(default)s")
+    simulate.add_argument("--device", choices=cli_options.DEVICES, default="cpu", help="default: %(default)s")
     simulate.add_argument("--dicom", action="store_true", help="write the series as DICOM too")
     simulate.set_defaults(run=_simulate)
 
@@ -146,9 +158,14 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--output", type=Path, required=True, metavar="DIR")
     train.add_argument("--network", choices=ARCHITECTURES, default="unet-gru", help="default: %(default)s")
     train.add_argument("--patients", metavar="DIR", help="keep drawn patients here for other runs, 25 MB each")
-    train.add_argument("--minutes", type=float, default=60.0)
-    train.add_argument("--workers", type=int, default=1, help="processes that simulate; default: %(default)s")
-    train.add_argument("--seed", type=int, default=1)
+    train.add_argument("--minutes", type=cli_options.number(float, 0.01, 1e6), default=60.0)
+    train.add_argument(
+        "--workers",
+        type=cli_options.number(int, 0, MOST_WORKERS),
+        default=1,
+        help="processes that simulate; default: %(default)s",
+    )
+    train.add_argument("--seed", type=cli_options.number(int, 0, LARGEST_SEED), default=1)
     train.add_argument(
         "--dataset",
         nargs=2,
@@ -161,11 +178,15 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="compare methods with a known truth")
     evaluate.add_argument("--object", type=Path, metavar="DIR", help="folder with dsc.nii.gz and truth_rcbv.nii.gz")
     evaluate.add_argument("--reference", type=Path, metavar="FILE", help="reference region, with --object")
-    evaluate.add_argument("--subjects", type=int, default=8, help="simulated patients, without --object")
+    evaluate.add_argument(
+        "--subjects", type=cli_options.number(int, 1, 100_000), default=8, help="simulated patients, without --object"
+    )
     evaluate.add_argument("--sampling", action="store_true", help="how maps of these patients move with frame interval")
     evaluate.add_argument("--methods", nargs="+", metavar="a,b", default=METHODS, help=f"of: {', '.join(METHODS)}")
     evaluate.add_argument("--output", type=Path, metavar="DIR", help="tables and plots; a second run goes on there")
-    evaluate.add_argument("--workers", type=int, default=1, help="processes; default: %(default)s")
+    evaluate.add_argument(
+        "--workers", type=cli_options.number(int, 1, MOST_WORKERS), default=1, help="processes; default: %(default)s"
+    )
     evaluate.add_argument("--json", action="store_true", help="print the table as JSON")
     evaluate.set_defaults(run=_evaluate)
 
@@ -240,20 +261,26 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _simulate(options: argparse.Namespace) -> int:
+    from PerfusionCBVLib.networks.inference import choose_device
     from PerfusionCBVLib.simulate import SubjectParameters, draw_subject, simulate, write_subject
 
+    given = {
+        "frames": options.frames,
+        "repetition_time_s": options.repetition_time,
+        "echo_time_s": options.echo_time,
+        "flip_angle_deg": options.flip_angle,
+    }
+    scan = {k: v for k, v in given.items() if v is not None}
     if options.parameters is not None:
-        parameters = SubjectParameters.from_json(options.parameters.read_text(encoding="utf-8"))
+        if scan:
+            raise UsageError("--parameters holds the whole protocol; leave it or the options of the protocol out.")
+        parameters = SubjectParameters.from_dict(
+            read_json_object(options.parameters, LARGEST_PARAMETERS_BYTES, "Pass the parameters.json of a simulation.")
+        )
     else:
-        given = {
-            "frames": options.frames,
-            "repetition_time_s": options.repetition_time,
-            "echo_time_s": options.echo_time,
-            "flip_angle_deg": options.flip_angle,
-        }
-        scan = {k: v for k, v in given.items() if v is not None}
         parameters = draw_subject(np.random.default_rng(options.seed), scan=scan)
-    paths = write_subject(simulate(parameters, device=options.device), options.output, dicom=options.dicom)
+    subject = simulate(parameters, device=str(choose_device(options.device)))
+    paths = write_subject(subject, options.output, dicom=options.dicom)
     print("\n".join(str(path) for path in paths))
     return 0
 

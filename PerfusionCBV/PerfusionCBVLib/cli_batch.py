@@ -18,7 +18,7 @@ from PerfusionCBVLib.batch.fingerprint import weights_hash
 from PerfusionCBVLib.batch.folder import INDEX, PASSED_OVER, SUMMARY, BatchFolder
 from PerfusionCBVLib.batch.outcome import Outcome
 from PerfusionCBVLib.batch.run import Watcher, run_cases
-from PerfusionCBVLib.batch.time_limit import DEFAULT_MINUTES, require_minutes
+from PerfusionCBVLib.batch.time_limit import DEFAULT_MINUTES
 from PerfusionCBVLib.errors import Cancelled, InputRefusedError, PerfusionError
 from PerfusionCBVLib.map_request import MapRequest
 from PerfusionCBVLib.settings import NETWORK_METHODS
@@ -39,11 +39,21 @@ def add_command(commands: Any) -> None:
     cli_options.add_times(batch)
     batch.add_argument("--aif", choices=("auto",), help="find the arterial input of every case; curves: manifest")
     where = batch.add_argument_group("where it runs")
-    where.add_argument("--workers", type=int, metavar="N", help="one thread each; default: one for each core")
-    where.add_argument("--memory", type=float, metavar="GB", help="of each worker; default: an equal share")
+    where.add_argument(
+        "--workers",
+        type=cli_options.number(int, 1, 10_000),
+        metavar="N",
+        help="one thread each; default: one for each core",
+    )
+    where.add_argument(
+        "--memory",
+        type=cli_options.number(float, 0.1, 1e6),
+        metavar="GB",
+        help="of each worker; default: an equal share",
+    )
     where.add_argument(
         "--case-minutes",
-        type=float,
+        type=cli_options.number(float, 0.01, 1e6),
         default=DEFAULT_MINUTES,
         metavar="T",
         help="a case that takes longer is given up; default: %(default)g",
@@ -67,7 +77,6 @@ def _batch(options: argparse.Namespace) -> int:
         options.slurm_time,
         tuple(options.slurm_option),
     )
-    require_minutes(options.case_minutes)
     folder = BatchFolder(options.output.absolute())
     shared = MapRequest(
         series=Path(),

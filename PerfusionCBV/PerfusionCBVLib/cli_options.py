@@ -3,8 +3,28 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
+from PerfusionCBVLib.load_common import shown
 from PerfusionCBVLib.settings import DECONVOLUTIONS, METHODS, Settings
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def number(kind: type[int] | type[float], low: float, high: float) -> Callable[[str], int | float]:
+    """Return what argparse takes for an option's type: a number between two bounds, both included."""
+
+    def convert(text: str) -> int | float:
+        try:
+            value = kind(text)
+        except ValueError:
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{shown(text)!r} is not {what}") from None
+        if not low <= value <= high:  # not a number is not between them either
+            raise argparse.ArgumentTypeError(f"{shown(text)} is not between {low:,g} and {high:,g}")
+        return value
+
+    return convert
 
 
 def add_times(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +38,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", choices=METHODS, default=Settings.method, help="default: %(default)s")
     parser.add_argument("--normalize", choices=("nawm", "brain", "none"), default=Settings.normalize)
     parser.add_argument("--motion-correction", action="store_true", help="align every frame to the baseline first")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default=Settings.device)
+    parser.add_argument("--device", choices=DEVICES, default=Settings.device)
     parser.add_argument(
         "--deconvolution", choices=DECONVOLUTIONS, default=Settings.deconvolution, help="default: %(default)s"
     )

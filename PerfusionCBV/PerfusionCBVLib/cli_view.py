@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from PerfusionCBVLib import cli_options
 from PerfusionCBVLib.errors import MissingPackageError, UnreadableInputError, UsageError
 
 TOKEN_VARIABLE = "PERFUSIONCBV_TOKEN"
@@ -28,7 +29,9 @@ def add_command(commands: Any) -> None:
     view.add_argument(
         "--host", default="127.0.0.1", help="address to bind to; default: %(default)s, this computer only"
     )
-    view.add_argument("--port", type=int, default=8787, help="0: any that is free; default: %(default)s")
+    view.add_argument(
+        "--port", type=cli_options.number(int, 0, 65535), default=8787, help="0: any that is free; default: %(default)s"
+    )
     view.add_argument(
         "--no-token",
         action="store_true",
@@ -36,17 +39,19 @@ def add_command(commands: Any) -> None:
     )
     view.add_argument("--certificate", type=Path, metavar="FILE", help="TLS certificate (PEM), with --key")
     view.add_argument("--key", type=Path, metavar="FILE", help="its private key (PEM)")
-    view.add_argument("--sessions", type=int, default=4, help="people at a time; default: %(default)s")
+    view.add_argument(
+        "--sessions", type=cli_options.number(int, 1, 1000), default=4, help="people at a time; default: %(default)s"
+    )
     view.add_argument(
         "--upload-limit",
-        type=int,
+        type=cli_options.number(int, 1, 1_000_000),
         default=2048,
         metavar="MB",
         help="a session's uploads together; default: %(default)s",
     )
     view.add_argument(
         "--idle-minutes",
-        type=float,
+        type=cli_options.number(float, 0.01, 1e6),
         default=60.0,
         metavar="MINUTES",
         help="a session without an open page ends, and its uploads are deleted; default: %(default)g",
@@ -59,9 +64,6 @@ def _view(options: argparse.Namespace) -> int:
         raise UnreadableInputError(f"There is no file or folder {options.input}. Check the path.")
     if options.root is not None and not options.root.is_dir():
         raise UsageError(f"--root {options.root} is no folder. Name the folder that holds the series.")
-    for name, value in (("--sessions", options.sessions), ("--upload-limit", options.upload_limit)):
-        if value < 1:
-            raise UsageError(f"{name} is {value}; at least 1 is needed.")
     if (options.certificate is None) != (options.key is None):
         raise UsageError("--certificate and --key belong together; give both or none.")
     try:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import faulthandler
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from PerfusionCBVLib.errors import PerfusionError, UsageError
+from PerfusionCBVLib.errors import PerfusionError
 
 DEFAULT_MINUTES = 240.0
 _SAID_BY_FAULTHANDLER = "Timeout ("
@@ -23,17 +22,6 @@ class OverTimeError(PerfusionError):
             "--case-minutes when it only needs longer."
         )
         self.trace = trace
-
-
-def require_minutes(minutes: float) -> None:
-    """Refuse a limit that is none.
-
-    Raises
-    ------
-    UsageError
-    """
-    if not (math.isfinite(minutes) and minutes > 0):
-        raise UsageError(f"--case-minutes is {minutes:g}; it must be above 0, for example {DEFAULT_MINUTES:g}.")
 
 
 @contextmanager

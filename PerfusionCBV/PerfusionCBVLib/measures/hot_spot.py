@@ -10,6 +10,9 @@ from scipy import ndimage, sparse
 
 from PerfusionCBVLib.errors import UsageError
 
+AREAS_MM2 = (0.1, 10_000.0)
+"""Smallest and largest area of a hot spot."""
+
 _PARTS = 32
 """A voxel's cover by the disc is counted on this many points along each edge."""
 
@@ -40,6 +43,20 @@ class DiscPlaces:
         return touched
 
 
+def require_area(area_mm2: float) -> None:
+    """Refuse what is no area of a hot spot.
+
+    Raises
+    ------
+    UsageError
+    """
+    low, high = AREAS_MM2
+    if not low <= area_mm2 <= high:
+        raise UsageError(
+            f"The hot-spot area is {area_mm2:g} mm²; between {low:g} and {high:g} is possible. Usual are 20 to 60 mm²."
+        )
+
+
 def disc_kernel(area_mm2: float, spacing_mm: tuple[float, float]) -> np.ndarray:
     """Return the share of the disc's area that each voxel around its centre holds; odd shape, sums to 1.
 
@@ -48,10 +65,9 @@ def disc_kernel(area_mm2: float, spacing_mm: tuple[float, float]) -> np.ndarray:
     Raises
     ------
     UsageError
-        The area is not positive.
+        No area of a hot spot.
     """
-    if not 0 < area_mm2 < math.inf:
-        raise UsageError(f"The hot-spot area is {area_mm2:g} mm²; it must be above 0. Usual are 20 to 60 mm².")
+    require_area(area_mm2)
     radius_mm = math.sqrt(area_mm2 / math.pi)
     along = []
     for edge in spacing_mm:

@@ -11,7 +11,7 @@ import numpy as np
 
 from PerfusionCBVLib.concentration import Status
 from PerfusionCBVLib.errors import GeometryError, QualityError, UsageError
-from PerfusionCBVLib.measures.hot_spot import DiscPlaces, disc_places
+from PerfusionCBVLib.measures.hot_spot import DiscPlaces, disc_places, require_area
 from PerfusionCBVLib.measures.map_errors import noisy_copies, shared_errors
 from PerfusionCBVLib.measures.measurement import Measurement
 from PerfusionCBVLib.measures.mirror import mirror_region
@@ -60,10 +60,7 @@ class MeasureSettings:
     cut_offs: tuple[float, float] = (1.0, 1.75)
 
     def __post_init__(self) -> None:
-        if not 0 < self.hot_spot_area_mm2 < float("inf"):
-            raise UsageError(
-                f"The hot-spot area is {self.hot_spot_area_mm2:g} mm²; it must be above 0. Usual are 20 to 60 mm²."
-            )
+        require_area(self.hot_spot_area_mm2)
         if len(self.cut_offs) != 2 or not 0 < self.cut_offs[0] < self.cut_offs[1] < float("inf"):
             raise UsageError(
                 f"The cut-offs are {', '.join(f'{c:g}' for c in self.cut_offs)}; two rising values above 0 are needed, "

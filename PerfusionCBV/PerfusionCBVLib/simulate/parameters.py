@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from PerfusionCBVLib.errors import UsageError
+from PerfusionCBVLib.errors import UnreadableInputError, UsageError
+from PerfusionCBVLib.load_common import shown
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,36 @@ class Scan:
     dummy_scans: int
     """Excitations discarded before the first saved frame; few leave the first frames out of steady state."""
 
+    def __post_init__(self) -> None:
+        check_scan(vars(self))
+
+
+_ADVICE = "Pass the parameters.json of a simulation of this version."
+_SCAN_LIMITS = {
+    "matrix": (4, 512),
+    "voxel_size_mm": (0.3, 20.0),
+    "frames": (10, 2000),
+    "repetition_time_s": (0.005, 20.0),
+    "echo_time_s": (0.001, 0.3),
+    "flip_angle_deg": (1.0, 180.0),
+    "field_strength_t": (0.1, 15.0),
+    "dummy_scans": (0, 1000),
+}
+
+
+def check_scan(values: Mapping[str, Any]) -> None:
+    """Refuse what no scanner does; `values` are some or all fields of `Scan`.
+
+    Raises
+    ------
+    UsageError
+    """
+    for name, value in values.items():
+        low, high = _SCAN_LIMITS[name]
+        if not np.all((low <= np.asarray(value, dtype=np.float64)) & (np.asarray(value) <= high)):
+            what = name.removesuffix("_s").removesuffix("_deg").replace("_", " ")
+            raise UsageError(f"The simulated {what} is {value}; between {low:g} and {high:g} is possible.")
+
 
 @dataclass(frozen=True)
 class Head:
@@ -160,8 +191,33 @@ class SubjectParameters:
 
     @classmethod
     def from_json(cls, text: str) -> SubjectParameters:
-        """Return the parameters that `to_json` wrote."""
-        raw: dict[str, Any] = json.loads(text)
+        """Return the parameters that `to_json` wrote; the errors are those of `from_dict`."""
+        try:
+            raw = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UnreadableInputError(f"This is no JSON text ({shown(error)}). {_ADVICE}") from error
+        return cls.from_dict(raw)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> SubjectParameters:
+        """Return the parameters of the values in what `to_json` wrote.
+
+        Raises
+        ------
+        UnreadableInputError
+            They are no such values.
+        UsageError
+            No scanner does that.
+        """
+        try:
+            return cls._of(raw)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise UnreadableInputError(
+                f"These are no parameters of a simulated patient ({type(error).__name__}: {shown(error)}). {_ADVICE}"
+            ) from error
+
+    @classmethod
+    def _of(cls, raw: Mapping[str, Any]) -> SubjectParameters:
         tumours = tuple(Tumour(**_tuples(t)) for t in raw["tumours"])
         parts = {
             "head": Head,
@@ -196,6 +252,7 @@ def draw_subject(rng: np.random.Generator, *, scan: Mapping[str, Any] | None = N
     unknown = set(fixed) - set(Scan.__dataclass_fields__)
     if unknown:
         raise UsageError(f"Unknown scan parameters {sorted(unknown)}; known: {sorted(Scan.__dataclass_fields__)}")
+    check_scan(fixed)
 
     field_t = float(fixed.get("field_strength_t", rng.choice([1.5, 3.0], p=[0.35, 0.65])))
     preload = bool(rng.random() < 0.5)

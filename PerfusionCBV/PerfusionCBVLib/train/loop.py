@@ -25,6 +25,9 @@ from PerfusionCBVLib.train.ranks import Ranks, join_ranks
 from PerfusionCBVLib.train.samples import SimulatedPatients, kept_seeds
 from PerfusionCBVLib.train.tasks import TASKS, Task
 
+SEEDS_EACH = 1_000_000
+"""Patients that one seed of a training run has for itself."""
+
 VALIDATION_SEED = 50_000_000
 """Training seeds stay below; validation patients start here."""
 
@@ -114,8 +117,13 @@ def train(name: str, folder: Path, settings: TrainingSettings, report: Callable[
     Raises
     ------
     UsageError
-        The folder holds the checkpoint of another network.
+        The folder holds the checkpoint of another network; the seed would draw patients that validate or test.
     """
+    if not 0 <= settings.seed < VALIDATION_SEED // SEEDS_EACH:
+        raise UsageError(
+            f"--seed is {settings.seed}; it must be below {VALIDATION_SEED // SEEDS_EACH}, because higher ones draw "
+            "the patients that networks are validated and tested on."
+        )
     with join_ranks() as ranks:
         report = report if ranks.first else _silent
         kept = None if settings.patients is None else Path(settings.patients)
@@ -131,7 +139,7 @@ def train(name: str, folder: Path, settings: TrainingSettings, report: Callable[
 
         def patients(done: int) -> SimulatedPatients[Any]:
             # A resumed run goes on about where the earlier one stopped, with patients that it did not draw.
-            first_seed = settings.seed * 1_000_000 + done
+            first_seed = settings.seed * SEEDS_EACH + done
             return SimulatedPatients(first_seed, task.draw, drawn, share=(ranks.rank, ranks.world))
 
         trained = fit(name, task, patients, validation, folder, settings, report, ranks)

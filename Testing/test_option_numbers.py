@@ -1,0 +1,105 @@
+"""Numbers that no option can mean are refused at once, in words, whichever command and option it is."""
+
+import argparse
+import json
+
+import nibabel as nib
+import pytest
+
+from dsc_phantom import graded_head
+from PerfusionCBVLib import cli
+
+NEVER_MEANT = ("-1", "nan", "inf", "-inf", "1e30", "9" * 30, "x", "", "1,5", "٣٠٠٠٠٠٠٠٠٠٠٠٠٠٠٠٠٠٠٠٠٠٠٠٠")
+
+BY_CASE = {("batch", "echo_time"), ("batch", "repetition_time")}
+SERIES, MAPS, LESION = "{home}/dsc.nii.gz", "{home}/maps", "{home}/lesion.nii.gz"
+NEEDED = {
+    "map": [SERIES, "--method", "bsw", "--aif", "{home}/aif.csv"],
+    "check": [SERIES],
+    "batch": ["{home}"],
+    "measure": [MAPS, "--regions", LESION],
+}
+WITHOUT_OUTPUT = ("check", "view")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A series and a map of it, to have something that the commands could work on."""
+    folder = tmp_path_factory.mktemp("home")
+    head = graded_head(shape=(40, 46, 6), frames=40)
+    image = nib.Nifti1Image(head.series.signal, head.series.affine)
+    image.header.set_xyzt_units("mm", "sec")
+    image.header["pixdim"][4] = 1.5
+    nib.save(image, folder / "dsc.nii.gz")
+    (folder / "dsc.json").write_text(json.dumps({"EchoTime": 0.03, "FlipAngle": 60}), "utf-8")
+    nib.save(nib.Nifti1Image(head.lesion.astype("uint8"), head.series.affine), folder / "lesion.nii.gz")
+    arguments = ["map", folder / "dsc.nii.gz", "--output", folder / "maps", "--method", "bsw", "--normalize", "brain"]
+    assert cli.main([*map(str, arguments)]) == 0
+    return folder
+
+
+def options_with_numbers():
+    """Every option of every command whose value argparse turns into something else than text or a path."""
+    commands = next(a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction))
+    for name, command in commands.choices.items():
+        for action in command._actions:
+            text = action.type is None or (isinstance(action.type, type) and not issubclass(action.type, int | float))
+            # What a series lacks is checked with the series, in a batch with each case.
+            if action.option_strings and not text and (name, action.dest) not in BY_CASE:
+                yield pytest.param(name, action.option_strings[0], id=f"{name} {action.option_strings[0]}")
+
+
+@pytest.mark.parametrize(("command", "option"), list(options_with_numbers()))
+def test_a_number_that_is_never_meant_is_refused_in_words(home, tmp_path, capsys, command, option):
+    output = [] if command in WITHOUT_OUTPUT else ["--output", str(tmp_path / "out")]
+    needed = [each.format(home=home) for each in NEEDED.get(command, [])]
+    for value in NEVER_MEANT:
+        try:
+            code = cli.main([command, *needed, *output, f"{option}={value}"])
+        except SystemExit as exit:
+            code = exit.code
+        said = capsys.readouterr().err.strip()
+        assert code in (2, 3), (value, code, said)
+        assert said.startswith("perfusion-cbv"), (value, said)
+        assert "\n" not in said, (value, said)
+        assert not (tmp_path / "out").exists(), value
+
+
+def test_there_are_such_options():
+    assert len(list(options_with_numbers())) > 20
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[]", "no named values"),
+        ("{}", "seed|head|tumours"),
+        ('{"seed": 1, "tumours": 7}', "no parameters"),
+        ("[" * 100_000, "can't be read"),
+        ("\x00", "can't be read"),
+    ],
+)
+def test_parameters_of_a_simulation_that_are_none_are_refused(tmp_path, capsys, content, words):
+    path = tmp_path / "parameters.json"
+    path.write_text(content, "utf-8")
+    assert cli.main(["simulate", "--output", str(tmp_path / "out"), "--parameters", str(path)]) == 3
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert any(word in said for word in words.split("|")), said
+
+
+@pytest.mark.parametrize(("field", "value"), [("frames", 10**9), ("flip_angle_deg", "x"), ("repetition_time_s", None)])
+def test_parameters_with_an_impossible_protocol_are_refused(tmp_path, capsys, field, value):
+    from PerfusionCBVLib.simulate.parameters import demo_parameters
+
+    content = json.loads(demo_parameters().to_json())
+    content["scan"][field] = value
+    path = tmp_path / "parameters.json"
+    path.write_text(json.dumps(content), "utf-8")
+    assert cli.main(["simulate", "--output", str(tmp_path / "out"), "--parameters", str(path)]) in (2, 3)
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_seed_that_would_draw_the_patients_of_the_test_is_refused(tmp_path, capsys):
+    assert cli.main(["train", "--output", str(tmp_path / "run"), "--seed", "90"]) == 2
+    assert "validated and tested" in capsys.readouterr().err
