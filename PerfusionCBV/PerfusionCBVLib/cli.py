@@ -104,17 +104,20 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     demo = commands.add_parser("demo", help="simulate a patient and make maps and a report; needs no input")
-    demo.add_argument("--output", type=Path, default=Path("perfusion-cbv-demo"), metavar="DIR")
+    demo.add_argument("--output", type=cli_options.output_folder, default=Path("perfusion-cbv-demo"), metavar="DIR")
     demo.set_defaults(run=_demo)
 
     map_ = commands.add_parser("map", help="make maps of one series")
     _add_input(map_)
-    map_.add_argument("--output", type=Path, required=True, metavar="DIR")
+    map_.add_argument("--output", type=cli_options.output_folder, required=True, metavar="DIR")
     cli_options.add_settings(map_)
-    map_.add_argument("--mask", type=Path, metavar="FILE", help="brain mask on the series' grid (NIfTI)")
-    map_.add_argument("--reference", type=Path, metavar="FILE", help="region whose mean rCBV becomes 1 (NIfTI)")
+    map_.add_argument("--mask", type=cli_options.path, metavar="FILE", help="brain mask on the series' grid (NIfTI)")
+    map_.add_argument(
+        "--reference", type=cli_options.path, metavar="FILE", help="region whose mean rCBV becomes 1 (NIfTI)"
+    )
     map_.add_argument(
         "--aif",
+        type=cli_options.text,
         metavar="auto|FILE.csv|MASK.nii.gz",
         help="arterial input: found, a curve (time in s, ΔR2* in 1/s), or voxels; adds cbv, cbf, mtt, tmax, ttp, delay",
     )
@@ -141,9 +144,11 @@ def _parser() -> argparse.ArgumentParser:
     cli_view.add_command(commands)
 
     simulate = commands.add_parser("simulate", help="write a simulated series with its truth")
-    simulate.add_argument("--output", type=Path, required=True, metavar="DIR")
+    simulate.add_argument("--output", type=cli_options.output_folder, required=True, metavar="DIR")
     simulate.add_argument("--seed", type=cli_options.number(int, 0, LARGEST_SEED), default=1)
-    simulate.add_argument("--parameters", type=Path, metavar="FILE", help="parameters.json of an earlier simulation")
+    simulate.add_argument(
+        "--parameters", type=cli_options.path, metavar="FILE", help="parameters.json of an earlier simulation"
+    )
     simulate.add_argument("--frames", type=int)
     simulate.add_argument("--repetition-time", type=float, metavar="SECONDS")
     simulate.add_argument("--echo-time", type=float, metavar="SECONDS")
@@ -155,9 +160,11 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser(
         "train", help="train a network on simulated patients or on a data set; resumes where it was stopped"
     )
-    train.add_argument("--output", type=Path, required=True, metavar="DIR")
+    train.add_argument("--output", type=cli_options.output_folder, required=True, metavar="DIR")
     train.add_argument("--network", choices=ARCHITECTURES, default="unet-gru", help="default: %(default)s")
-    train.add_argument("--patients", metavar="DIR", help="keep drawn patients here for other runs, 25 MB each")
+    train.add_argument(
+        "--patients", type=cli_options.text, metavar="DIR", help="keep drawn patients here for other runs, 25 MB each"
+    )
     train.add_argument("--minutes", type=cli_options.number(float, 0.01, 1e6), default=60.0)
     train.add_argument(
         "--workers",
@@ -176,14 +183,18 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train)
 
     evaluate = commands.add_parser("evaluate", help="compare methods with a known truth")
-    evaluate.add_argument("--object", type=Path, metavar="DIR", help="folder with dsc.nii.gz and truth_rcbv.nii.gz")
-    evaluate.add_argument("--reference", type=Path, metavar="FILE", help="reference region, with --object")
+    evaluate.add_argument(
+        "--object", type=cli_options.path, metavar="DIR", help="folder with dsc.nii.gz and truth_rcbv.nii.gz"
+    )
+    evaluate.add_argument("--reference", type=cli_options.path, metavar="FILE", help="reference region, with --object")
     evaluate.add_argument(
         "--subjects", type=cli_options.number(int, 1, 100_000), default=8, help="simulated patients, without --object"
     )
     evaluate.add_argument("--sampling", action="store_true", help="how maps of these patients move with frame interval")
     evaluate.add_argument("--methods", nargs="+", metavar="a,b", default=METHODS, help=f"of: {', '.join(METHODS)}")
-    evaluate.add_argument("--output", type=Path, metavar="DIR", help="tables and plots; a second run goes on there")
+    evaluate.add_argument(
+        "--output", type=cli_options.output_folder, metavar="DIR", help="tables and plots; a second run goes on there"
+    )
     evaluate.add_argument(
         "--workers", type=cli_options.number(int, 1, MOST_WORKERS), default=1, help="processes; default: %(default)s"
     )
@@ -197,7 +208,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_input(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", type=Path, metavar="INPUT", help="DICOM folder or .zip, 4-D NIfTI, Slicer .seq.nrrd")
+    parser.add_argument(
+        "input", type=cli_options.path, metavar="INPUT", help="DICOM folder or .zip, 4-D NIfTI, Slicer .seq.nrrd"
+    )
     cli_options.add_times(parser)
     parser.add_argument("--series-uid", metavar="UID", help="which of several DICOM series")
 

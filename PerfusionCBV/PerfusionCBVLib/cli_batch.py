@@ -30,11 +30,12 @@ def add_command(commands: Any) -> None:
     batch = commands.add_parser("batch", help="make maps of many series; a second run goes on where the first ended")
     batch.add_argument(
         "cohort",
+        type=cli_options.text,
         nargs="+",
         metavar="COHORT",
         help="manifest (.csv), folder that is searched for series, or quoted pattern such as 'study/*/dsc.nii.gz'",
     )
-    batch.add_argument("--output", type=Path, required=True, metavar="DIR")
+    batch.add_argument("--output", type=cli_options.output_folder, required=True, metavar="DIR")
     cli_options.add_settings(batch)
     cli_options.add_times(batch)
     batch.add_argument("--aif", choices=("auto",), help="find the arterial input of every case; curves: manifest")

@@ -6,9 +6,9 @@ import argparse
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PerfusionCBVLib import cli_options
 from PerfusionCBVLib.alignment.volume import Volume, read_volume
 from PerfusionCBVLib.dicom_out import command as dicom_command
 from PerfusionCBVLib.errors import UsageError
@@ -36,11 +36,15 @@ def add_identifier_option(
 def add_commands(commands: Any) -> None:
     """Add these commands to the command line's."""
     measure = commands.add_parser("measure", help="measure regions of maps: mean, burden, hot spot and more")
-    measure.add_argument("maps", type=Path, metavar="MAPS", help="folder that `perfusion-cbv map` wrote")
+    measure.add_argument("maps", type=cli_options.path, metavar="MAPS", help="folder that `perfusion-cbv map` wrote")
     measure.add_argument(
-        "--regions", type=Path, required=True, metavar="FILE", help="label map or segmentation (NIfTI, NRRD, .seg.nrrd)"
+        "--regions",
+        type=cli_options.path,
+        required=True,
+        metavar="FILE",
+        help="label map or segmentation (NIfTI, NRRD, .seg.nrrd)",
     )
-    measure.add_argument("--output", type=Path, required=True, metavar="DIR")
+    measure.add_argument("--output", type=cli_options.output_folder, required=True, metavar="DIR")
     measure.add_argument(
         "--hot-spot-area", type=float, default=40.0, metavar="MM2", help="of the hottest disc; default: %(default)g mm²"
     )
@@ -54,29 +58,36 @@ def add_commands(commands: Any) -> None:
     measure.set_defaults(run=_measure)
 
     report = commands.add_parser("report", help="write one page about maps for the referrer, with measures of regions")
-    report.add_argument("maps", type=Path, metavar="MAPS", help="folder that `perfusion-cbv map` wrote")
-    report.add_argument("--output", type=Path, required=True, metavar="FILE", help="page.pdf or page.html")
-    report.add_argument("--regions", type=Path, metavar="FILE", help="label map or segmentation to measure and outline")
+    report.add_argument("maps", type=cli_options.path, metavar="MAPS", help="folder that `perfusion-cbv map` wrote")
+    report.add_argument(
+        "--output", type=cli_options.page_file, required=True, metavar="FILE", help="page.pdf or page.html"
+    )
+    report.add_argument(
+        "--regions", type=cli_options.path, metavar="FILE", help="label map or segmentation to measure and outline"
+    )
     _add_anatomy(report, required=False)
     report.add_argument(
-        "--name-from", type=Path, metavar="DICOM", help="name patient and study on the page, from the maps' own series"
+        "--name-from",
+        type=cli_options.path,
+        metavar="DICOM",
+        help="name patient and study on the page, from the maps' own series",
     )
     add_identifier_option(report, "name patient and study as `map --with-identifiers` kept them")
     report.set_defaults(run=_report)
 
     overlay = commands.add_parser("overlay", help="register the maps of one series to an anatomical volume")
-    overlay.add_argument("maps", type=Path, metavar="MAPS", help="folder that `map` wrote")
+    overlay.add_argument("maps", type=cli_options.path, metavar="MAPS", help="folder that `map` wrote")
     _add_anatomy(overlay, required=True)
-    overlay.add_argument("--output", type=Path, required=True, metavar="DIR")
+    overlay.add_argument("--output", type=cli_options.output_folder, required=True, metavar="DIR")
     add_identifier_option(overlay)
     overlay.set_defaults(run=_overlay)
 
     compare = commands.add_parser("compare", help="compare the maps of two dates of one patient")
-    compare.add_argument("earlier", type=Path, metavar="EARLIER", help="folder that `map` wrote")
-    compare.add_argument("later", type=Path, metavar="LATER", help="folder that `map` wrote")
+    compare.add_argument("earlier", type=cli_options.path, metavar="EARLIER", help="folder that `map` wrote")
+    compare.add_argument("later", type=cli_options.path, metavar="LATER", help="folder that `map` wrote")
     _add_anatomy(compare, required=False)
     compare.add_argument(
-        "--regions", type=Path, metavar="FILE", help="labels on the later series' or the anatomy's grid"
+        "--regions", type=cli_options.path, metavar="FILE", help="labels on the later series' or the anatomy's grid"
     )
     compare.add_argument(
         "--scale",
@@ -84,7 +95,7 @@ def add_commands(commands: Any) -> None:
         default="own",
         help="whose reference region is 1 in both maps; own: each date's (default)",
     )
-    compare.add_argument("--output", type=Path, required=True, metavar="DIR")
+    compare.add_argument("--output", type=cli_options.output_folder, required=True, metavar="DIR")
     add_identifier_option(compare)
     compare.set_defaults(run=_compare)
     dicom = commands.add_parser("dicom", help="make DICOM objects of maps; send them when asked for")
@@ -95,7 +106,7 @@ def add_commands(commands: Any) -> None:
 
 def _add_anatomy(parser: argparse.ArgumentParser, *, required: bool) -> None:
     words = "T1 after contrast, FLAIR, ...: NIfTI, NRRD or a folder with a DICOM series"
-    parser.add_argument("--anatomy", type=Path, required=required, metavar="FILE", help=words)
+    parser.add_argument("--anatomy", type=cli_options.path, required=required, metavar="FILE", help=words)
     parser.add_argument("--anatomy-uid", metavar="UID", help="which of several DICOM series is the anatomy")
 
 

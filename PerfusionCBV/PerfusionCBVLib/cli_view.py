@@ -9,7 +9,6 @@ import secrets
 import ssl
 import sys
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from PerfusionCBVLib import cli_options
@@ -23,9 +22,15 @@ def add_command(commands: Any) -> None:
     """Add the command to the command line's."""
     view = commands.add_parser("view", help="read cases in a browser, on this computer or from another")
     view.add_argument(
-        "input", type=Path, nargs="?", metavar="INPUT", help="opened in every session: DICOM folder or .zip, NIfTI, ..."
+        "input",
+        type=cli_options.path,
+        nargs="?",
+        metavar="INPUT",
+        help="opened in every session: DICOM folder or .zip, NIfTI, ...",
     )
-    view.add_argument("--root", type=Path, metavar="DIR", help="folder whose series can be opened from the page")
+    view.add_argument(
+        "--root", type=cli_options.path, metavar="DIR", help="folder whose series can be opened from the page"
+    )
     view.add_argument(
         "--host", default="127.0.0.1", help="address to bind to; default: %(default)s, this computer only"
     )
@@ -37,8 +42,8 @@ def add_command(commands: Any) -> None:
         action="store_true",
         help="let everybody in who reaches the page; on this computer only, which may have other users",
     )
-    view.add_argument("--certificate", type=Path, metavar="FILE", help="TLS certificate (PEM), with --key")
-    view.add_argument("--key", type=Path, metavar="FILE", help="its private key (PEM)")
+    view.add_argument("--certificate", type=cli_options.path, metavar="FILE", help="TLS certificate (PEM), with --key")
+    view.add_argument("--key", type=cli_options.path, metavar="FILE", help="its private key (PEM)")
     view.add_argument(
         "--sessions", type=cli_options.number(int, 1, 1000), default=4, help="people at a time; default: %(default)s"
     )

@@ -14,7 +14,7 @@ from nibabel.orientations import apply_orientation
 
 from PerfusionCBVLib.charts import curve_chart
 from PerfusionCBVLib.durable import write_whole
-from PerfusionCBVLib.errors import GeometryError, PerfusionError
+from PerfusionCBVLib.errors import GeometryError, PerfusionError, UsageError
 from PerfusionCBVLib.findings import Finding
 from PerfusionCBVLib.measures.measurement import Measurement, key_measurements
 from PerfusionCBVLib.pictures import REGION_COLOURS, SliceView, inline_picture, reading_picture, slice_view, unit_text
@@ -94,7 +94,7 @@ def write_page(reading: Reading, path: Path | str) -> Path:
 
     Raises
     ------
-    PerfusionError
+    PerfusionError, UsageError
         Another suffix, or a PDF without WeasyPrint.
     """
     path = Path(path)
@@ -102,7 +102,7 @@ def write_page(reading: Reading, path: Path | str) -> Path:
         return write_whole(path, page_html(reading).encode())
     if path.suffix == ".pdf":
         return write_whole(path, _pdf(reading))
-    raise PerfusionError(f"{path.name} is neither .pdf nor .html; name the page with one of these endings.")
+    raise UsageError(f"{path.name} is neither .pdf nor .html; name the page with one of these endings.")
 
 
 def page_html(reading: Reading, size: tuple[int, float] = SIZES[0]) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from PerfusionCBVLib import cli_options
 from PerfusionCBVLib.dicom_out.objects import made_at, make_objects, require_no_objects, require_packages, write_objects
 from PerfusionCBVLib.dicom_out.source import read_source
 from PerfusionCBVLib.errors import SendError, UsageError
@@ -22,13 +22,23 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give a parser the options of `dicom`."""
-    parser.add_argument("maps", type=Path, metavar="MAPS", help="folder that map wrote")
+    parser.add_argument("maps", type=cli_options.path, metavar="MAPS", help="folder that map wrote")
     parser.add_argument(
-        "--source", type=Path, required=True, metavar="DICOM", help="folder, .zip or file the maps were made from"
+        "--source",
+        type=cli_options.path,
+        required=True,
+        metavar="DICOM",
+        help="folder, .zip or file the maps were made from",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder without DICOM files")
-    parser.add_argument("--regions", type=Path, metavar="FILE", help="labels on the maps' grid (NIfTI, .seg.nrrd)")
-    parser.add_argument("--measures", type=Path, metavar="FILE", help="measures of those regions (measures.json)")
+    parser.add_argument(
+        "--output", type=cli_options.output_folder, required=True, metavar="DIR", help="folder without DICOM files"
+    )
+    parser.add_argument(
+        "--regions", type=cli_options.path, metavar="FILE", help="labels on the maps' grid (NIfTI, .seg.nrrd)"
+    )
+    parser.add_argument(
+        "--measures", type=cli_options.path, metavar="FILE", help="measures of those regions (measures.json)"
+    )
     parser.add_argument(
         "--converted-elsewhere",
         action="store_true",
@@ -39,9 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--called-aet", metavar="NAME", help="application entity title of the server, with --send")
     parser.add_argument("--calling-aet", metavar="NAME", default="PERFUSIONCBV", help="ours; default: %(default)s")
     parser.add_argument("--stow", metavar="URL", help="store the objects by DICOMweb; patient data leave")
-    parser.add_argument("--tls-ca", type=Path, metavar="FILE", help="certificates to trust; switches TLS on")
-    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="our certificate; switches TLS on")
-    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="key of our certificate")
+    parser.add_argument(
+        "--tls-ca", type=cli_options.path, metavar="FILE", help="certificates to trust; switches TLS on"
+    )
+    parser.add_argument("--tls-cert", type=cli_options.path, metavar="FILE", help="our certificate; switches TLS on")
+    parser.add_argument("--tls-key", type=cli_options.path, metavar="FILE", help="key of our certificate")
 
 
 def run(options: argparse.Namespace, progress: Progress) -> tuple[list[str], SendError | None]:

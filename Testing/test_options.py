@@ -1,4 +1,4 @@
-"""Numbers that no option can mean are refused at once, in words, whichever command and option it is."""
+"""What no option can mean is refused at once, in words, whichever command and option it is: numbers, names, folders."""
 
 import argparse
 import json
@@ -7,10 +7,11 @@ import nibabel as nib
 import pytest
 
 from dsc_phantom import graded_head
-from PerfusionCBVLib import cli
+from PerfusionCBVLib import cli, cli_options
 
 NEVER_MEANT = ("-1", "nan", "inf", "-inf", "1e30", "9" * 30, "x", "", "1,5", "٣٠٠٠٠٠٠٠٠٠٠٠٠٠٠٠٠٠٠٠٠٠٠٠٠")
 
+NAMES = (cli_options.path, cli_options.text, cli_options.output_folder, cli_options.page_file)
 BY_CASE = {("batch", "echo_time"), ("batch", "repetition_time")}
 SERIES, MAPS, LESION = "{home}/dsc.nii.gz", "{home}/maps", "{home}/lesion.nii.gz"
 NEEDED = {
@@ -39,11 +40,11 @@ def home(tmp_path_factory):
 
 
 def options_with_numbers():
-    """Every option of every command whose value argparse turns into something else than text or a path."""
+    """Every option of every command whose value is a number."""
     commands = next(a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction))
     for name, command in commands.choices.items():
         for action in command._actions:
-            text = action.type is None or (isinstance(action.type, type) and not issubclass(action.type, int | float))
+            text = action.type in (None, *NAMES)
             # What a series lacks is checked with the series, in a batch with each case.
             if action.option_strings and not text and (name, action.dest) not in BY_CASE:
                 yield pytest.param(name, action.option_strings[0], id=f"{name} {action.option_strings[0]}")
@@ -103,3 +104,57 @@ def test_parameters_with_an_impossible_protocol_are_refused(tmp_path, capsys, fi
 def test_a_seed_that_would_draw_the_patients_of_the_test_is_refused(tmp_path, capsys):
     assert cli.main(["train", "--output", str(tmp_path / "run"), "--seed", "90"]) == 2
     assert "validated and tested" in capsys.readouterr().err
+
+
+def options_with_paths(*types):
+    """Every option and argument of every command of these types."""
+    commands = next(a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction))
+    for name, command in commands.choices.items():
+        for action in command._actions:
+            if action.type in types:
+                yield pytest.param(name, action, id=f"{name} {action.dest}")
+
+
+def refused(capsys, command, action, value):
+    """What a command says when one of its arguments is `value` and all that it needs besides is there."""
+    commands = next(a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction))
+    words = [command]
+    for other in commands.choices[command]._actions:
+        chosen = value if other.dest == action.dest else "page.html" if other.type is cli_options.page_file else "there"
+        if not other.option_strings and other.nargs != 0:
+            words.append(chosen)
+        elif other.required or other.dest == action.dest:
+            words.append(f"{other.option_strings[0]}={chosen}")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    return said
+
+
+@pytest.mark.parametrize(
+    ("command", "action"),
+    list(options_with_paths(*NAMES)),
+)
+def test_an_empty_name_is_not_the_current_folder(capsys, tmp_path, monkeypatch, command, action):
+    monkeypatch.chdir(tmp_path)
+    for value in ("", "  "):
+        assert "empty" in refused(capsys, command, action, value)
+    assert "long" in refused(capsys, command, action, "x" * 300)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("command", "action"), list(options_with_paths(cli_options.output_folder)))
+def test_a_file_is_no_folder_to_write_into_and_is_refused_before_any_work(capsys, tmp_path, command, action):
+    (tmp_path / "file").write_text("mine", "utf-8")
+    for value in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert "file is a file. Name a folder" in refused(capsys, command, action, str(value))
+    assert (tmp_path / "file").read_text("utf-8") == "mine"
+
+
+def test_a_page_of_another_kind_or_in_place_of_a_folder_is_refused_before_any_work(capsys, tmp_path):
+    ((command, action),) = (each.values for each in options_with_paths(cli_options.page_file))
+    assert "neither in .pdf nor in .html" in refused(capsys, command, action, str(tmp_path / "page.docx"))
+    (tmp_path / "page.pdf").mkdir()
+    assert "is a folder" in refused(capsys, command, action, str(tmp_path / "page.pdf"))
