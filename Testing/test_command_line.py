@@ -184,7 +184,10 @@ def test_wrong_usage_exits_with_2(capsys, arguments):
     with pytest.raises(SystemExit) as exit_:
         main(arguments)
     assert exit_.value.code == 2
-    assert "usage" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("perfusion-cbv")
+    assert "--help" in said
+    assert said.count("\n") == 1
 
 
 def test_reference_with_another_normalisation_is_wrong_usage(capsys, nifti, tmp_path):
