@@ -5,6 +5,8 @@ import json
 import shutil
 import stat
 import struct
+import subprocess
+import sys
 import time
 import tracemalloc
 import zipfile
@@ -261,6 +263,21 @@ def test_damaged_compressed_nifti_is_refused(tmp_path, phantom):
     whole[len(whole) // 2 : len(whole) // 2 + 200] = bytes(200)
     (tmp_path / "dsc.nii.gz").write_bytes(whole)
     refused(tmp_path / "dsc.nii.gz", UnreadableInputError, "damaged")
+
+
+def test_what_libraries_say_of_an_odd_header_is_not_heard(tmp_path, phantom):
+    """In a process of its own: under pytest, which listens to logging, nothing would reach the terminal anyway."""
+    write_nifti(phantom, tmp_path / "dsc.nii")
+    content = bytearray((tmp_path / "dsc.nii").read_bytes())
+    content[0:4] = (340).to_bytes(4, "little")  # sizeof_hdr
+    content[252:256] = (77).to_bytes(2, "little") + (2).to_bytes(2, "little")  # an unknown qform code, and a sform with
+    content[312:316] = (0x7FA00000).to_bytes(4, "little")  # a signalling NaN
+    (tmp_path / "dsc.nii").write_bytes(content)
+    command = [sys.executable, "-W", "error", "-m", "PerfusionCBVLib", "check", str(tmp_path / "dsc.nii")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "no usable geometry" in done.stderr
 
 
 def test_text_named_nifti_is_refused(tmp_path):

@@ -54,14 +54,15 @@ def open_nifti(path: Path) -> nibabel.Nifti1Image:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what nibabel says while it mends a header off the terminal, where one sentence of ours shall stand.
+    """Keep what nibabel and numpy say of an odd header off the terminal, where one sentence of ours shall stand.
 
-    Its own suppressor takes its handlers away, and Python then prints the remarks all the same.
+    nibabel's own suppressor takes its handlers away, and Python then prints the remarks all the same.
     """
     before = imageglobals.logger.disabled
     imageglobals.logger.disabled = True
     try:
-        yield
+        with np.errstate(all="ignore"):
+            yield
     finally:
         imageglobals.logger.disabled = before
 
