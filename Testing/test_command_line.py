@@ -11,6 +11,7 @@ import pytest
 from dsc_phantom import graded_head, no_bolus
 from PerfusionCBVLib import Cancelled
 from PerfusionCBVLib.cli import main
+from PerfusionCBVLib.simulate import draw_subject
 
 FILES = {
     "rcbv.nii.gz",
@@ -233,7 +234,10 @@ def test_a_full_disk_leaves_the_earlier_result_whole(capsys, monkeypatch, nifti,
 
 
 def test_simulate_writes_a_series_that_map_reads(capsys, tmp_path):
-    code, out, _ = run(capsys, "simulate", "--output", tmp_path / "sim", "--seed", 5, "--frames", 40)
+    scan = {"matrix": (48, 56, 10), "voxel_size_mm": (4.0, 4.0, 6.0), "frames": 40, "repetition_time_s": 1.5}
+    drawn = draw_subject(np.random.default_rng(5), scan=scan)
+    (tmp_path / "drawn.json").write_text(drawn.to_json(), "utf-8")
+    code, out, _ = run(capsys, "simulate", "--output", tmp_path / "sim", "--parameters", tmp_path / "drawn.json")
     assert code == 0
     assert str(tmp_path / "sim" / "dsc.nii.gz") in out
     again = tmp_path / "again"
@@ -242,9 +246,31 @@ def test_simulate_writes_a_series_that_map_reads(capsys, tmp_path):
     both = ("simulate", "--output", again, "--parameters", parameters, "--frames", 60)
     assert run(capsys, *both)[0] == 2, "one of the two would be left out in silence"
     one, two = (np.asarray(nib.load(f / "dsc.nii.gz").dataobj) for f in (tmp_path / "sim", again))
+    assert one.shape == (48, 56, 10, 40)
     np.testing.assert_allclose(one, two, rtol=1e-5)
-    code, *_ = run(capsys, "map", again / "dsc.nii.gz", "--output", tmp_path / "maps", "--method", "bsw")
-    assert code == 0
+    maps = ("--output", tmp_path / "maps", "--method", "bsw", "--normalize", "brain")
+    assert run(capsys, "map", again / "dsc.nii.gz", *maps)[0] == 0
+
+
+@pytest.mark.parametrize(("option", "field", "value"), [
+    ("--frames", "frames", 41),
+    ("--repetition-time", "repetition_time_s", 1.7),
+    ("--echo-time", "echo_time_s", 0.041),
+    ("--flip-angle", "flip_angle_deg", 33.0),
+])  # fmt: skip
+def test_simulate_takes_the_protocol_and_the_seed_from_its_options(capsys, tmp_path, monkeypatch, option, field, value):
+    taken = []
+
+    def keep(parameters, device):
+        taken.append(parameters)
+        raise Cancelled("enough")
+
+    monkeypatch.setattr("PerfusionCBVLib.simulate.simulate", keep)
+    for seed in (5, 5, 6):
+        run(capsys, "simulate", "--output", tmp_path / "sim", "--seed", seed, option, value)
+    assert [getattr(each.scan, field) for each in taken] == [value] * 3
+    assert taken[0] == taken[1]
+    assert taken[0] != taken[2]
 
 
 def test_as_a_process(nifti, tmp_path):

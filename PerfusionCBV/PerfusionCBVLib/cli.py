@@ -165,7 +165,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--patients", type=cli_options.text, metavar="DIR", help="keep drawn patients here for other runs, 25 MB each"
     )
-    train.add_argument("--minutes", type=cli_options.number(float, 0.01, 1e6), default=60.0)
+    train.add_argument("--minutes", type=cli_options.number(float, 0, 1e6), default=60.0)
     train.add_argument(
         "--workers",
         type=cli_options.number(int, 0, MOST_WORKERS),
