@@ -39,10 +39,14 @@ def home(tmp_path_factory):
     return folder
 
 
+def commands():
+    """Every command's parser by its name."""
+    return next(a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction)).choices
+
+
 def options_with_numbers():
     """Every option of every command whose value is a number."""
-    commands = next(a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction))
-    for name, command in commands.choices.items():
+    for name, command in commands().items():
         for action in command._actions:
             text = action.type in (None, *NAMES)
             # What a series lacks is checked with the series, in a batch with each case.
@@ -108,8 +112,7 @@ def test_a_seed_that_would_draw_the_patients_of_the_test_is_refused(tmp_path, ca
 
 def options_with_paths(*types):
     """Every option and argument of every command of these types."""
-    commands = next(a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction))
-    for name, command in commands.choices.items():
+    for name, command in commands().items():
         for action in command._actions:
             if action.type in types:
                 yield pytest.param(name, action, id=f"{name} {action.dest}")
@@ -117,9 +120,8 @@ def options_with_paths(*types):
 
 def refused(capsys, command, action, value):
     """What a command says when one of its arguments is `value` and all that it needs besides is there."""
-    commands = next(a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction))
     words = [command]
-    for other in commands.choices[command]._actions:
+    for other in commands()[command]._actions:
         chosen = value if other.dest == action.dest else "page.html" if other.type is cli_options.page_file else "there"
         if not other.option_strings and other.nargs != 0:
             words.append(chosen)

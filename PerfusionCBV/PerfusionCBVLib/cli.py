@@ -37,7 +37,6 @@ from PerfusionCBVLib.withheld import IDENTITY, withhold, without_identifiers
 
 LARGEST_SEED = 2**32 - 1
 LARGEST_PARAMETERS_BYTES = 1024**2
-MOST_WORKERS = 10_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -168,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--minutes", type=cli_options.number(float, 0, 1e6), default=60.0)
     train.add_argument(
         "--workers",
-        type=cli_options.number(int, 0, MOST_WORKERS),
+        type=cli_options.number(int, 0, cli_options.MOST_WORKERS),
         default=1,
         help="processes that simulate; default: %(default)s",
     )
@@ -196,7 +195,10 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=cli_options.output_folder, metavar="DIR", help="tables and plots; a second run goes on there"
     )
     evaluate.add_argument(
-        "--workers", type=cli_options.number(int, 1, MOST_WORKERS), default=1, help="processes; default: %(default)s"
+        "--workers",
+        type=cli_options.number(int, 1, cli_options.MOST_WORKERS),
+        default=1,
+        help="processes; default: %(default)s",
     )
     evaluate.add_argument("--json", action="store_true", help="print the table as JSON")
     evaluate.set_defaults(run=_evaluate)

@@ -42,7 +42,7 @@ def add_command(commands: Any) -> None:
     where = batch.add_argument_group("where it runs")
     where.add_argument(
         "--workers",
-        type=cli_options.number(int, 1, 10_000),
+        type=cli_options.number(int, 1, cli_options.MOST_WORKERS),
         metavar="N",
         help="one thread each; default: one for each core",
     )

@@ -12,6 +12,7 @@ from PerfusionCBVLib.settings import DECONVOLUTIONS, METHODS, Settings
 
 PAGE_SUFFIXES = (".pdf", ".html")
 LONGEST_PATH_BYTES, LONGEST_NAME_BYTES = 4000, 255
+MOST_WORKERS = 10_000
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 

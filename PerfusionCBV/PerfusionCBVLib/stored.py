@@ -79,8 +79,9 @@ def read_result(folder: Path | str, *, with_identifiers: bool = False) -> Stored
     require_files_of(provenance, folder, {CURVES, *(f"{name}.nii.gz" for name in volumes)}, ADVICE)
     if not with_identifiers:
         provenance = unnamed_provenance(provenance)
-    values = {name: read_map_file(folder / f"{name}.nii.gz")[0] for name in volumes}
-    affine = read_map_file(folder / "baseline.nii.gz")[1]
+    read = {name: read_map_file(folder / f"{name}.nii.gz") for name in volumes}
+    values = {name: each for name, (each, _affine) in read.items()}
+    affine = read["baseline"][1]
     maps = {
         name: ParameterMap(name, values[name], affine, facts["unit"], facts["description"])
         for name, facts in provenance["maps"].items()
