@@ -190,6 +190,7 @@ class Looking:
         case = self._case
         made = outputs(case.node) if case is not None else {}
         with self.desk.state as state:
+            self._clear_readout()
             state.reading += 1
             if case is None or not made:
                 state.readout = "Compute a map first: curves need its baseline and bolus window."

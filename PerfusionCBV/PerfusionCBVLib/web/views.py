@@ -33,6 +33,9 @@ QUALITY_MOVING, QUALITY_STILL = 70, 95
 CLICK_REACH_PX = 4
 """A press and a release closer than this are a click, farther apart a drag."""
 
+SIZE_DOUBT_PX = 2
+"""What the page tells of a view's size is rounded."""
+
 STROKE_STEP_PX = 3
 """Between the discs of a stroke; the page sends fewer places than the mouse passes."""
 
@@ -41,15 +44,22 @@ _DIRECTIONS = (("R", "L"), ("A", "P"), ("S", "I"))
 
 
 class _Area(VtkRemoteControlledArea):
-    """A window on the page that says when its size changed."""
+    """A window on the page that says when its size changed, and takes no click that was aimed at another size."""
 
     def __init__(self, window: Any, resized: Callable[[int, int], None]) -> None:
         super().__init__(window)
-        self._resized = resized
+        self._window, self._resized = window, resized
 
     def process_resize_event(self, width: int, height: int) -> None:
         super().process_resize_event(width, height)
         self._resized(width, height)
+
+    def process_interaction_event(self, event: dict[str, Any]) -> None:
+        """Leave out a button pressed while the page lays its views out anew: it would be read at another place."""
+        sizes = zip((event.get("w", 0), event.get("h", 0)), self._window.GetSize(), strict=True)
+        if event["type"].endswith("ButtonPress") and any(abs(told - own) > SIZE_DOUBT_PX for told, own in sizes):
+            return
+        super().process_interaction_event(event)
 
 
 class _Scheduler(RcaImageRenderScheduler):
