@@ -27,7 +27,8 @@ def test_a_click_aimed_at_a_view_of_another_size_is_not_read(told, places):
     area = _Area(window, lambda width, height: None)
     area.process_resize_event(400, 300)
     pressed = []
-    interactor.AddObserver(vtk.vtkCommand.LeftButtonPressEvent, lambda *_: pressed.append(interactor.GetEventPosition()))
+    seen = interactor.GetEventPosition
+    interactor.AddObserver(vtk.vtkCommand.LeftButtonPressEvent, lambda *_: pressed.append(seen()))
     event = {"x": 100, "y": 90, "w": told[0], "h": told[1], **BUTTONS}
     area.process_interaction_event({"type": "LeftButtonPress", **event})
     area.process_interaction_event({"type": "LeftButtonRelease", **event})
