@@ -347,7 +347,7 @@ def test_an_input_that_goes_or_changes_while_its_map_is_made_gives_no_result(one
 
 def test_a_fault_of_ours_goes_to_the_log_without_the_patients_name(one, plan, monkeypatch, capfd):
     def broken(request, *_):
-        os.write(1, f"a remark of a library about {request.series}\n".encode())
+        os.write(1, f"a remark of a library about {request.series}\nand about {request.series.parent}\n".encode())
         raise ZeroDivisionError(f"in {request.series}")
 
     monkeypatch.setattr(case_module, "make_maps", broken)
@@ -356,7 +356,7 @@ def test_a_fault_of_ours_goes_to_the_log_without_the_patients_name(one, plan, mo
     assert "ZeroDivisionError" in outcome.reason
     log = plan.folder.log("p1").read_text("utf-8")
     assert "Traceback" in log
-    assert "a remark of a library about INPUT" in log
+    assert "a remark of a library about INPUT\nand about INPUT's folder" in log
     assert "Petrenko" not in log + outcome.reason
     assert capfd.readouterr() == ("", "")
     monkeypatch.undo()

@@ -96,12 +96,18 @@ def unnamed_provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def withhold(text: str, inputs: Mapping[str, Path | None]) -> str:
-    """Return a message in which inputs are called by their role instead of their names, with a hint where any was.
+    """Return a message without names of inputs, with a hint where any was; see `without_names`."""
+    found = without_names(text, inputs)
+    return text if found == text else f"{found} {HINT}"
+
+
+def without_names(text: str, inputs: Mapping[str, Path | None]) -> str:
+    """Return a text in which inputs are called by their role instead of their names.
 
     Parameters
     ----------
     text : str
-        An error's message.
+        An error's message, or a log.
     inputs : mapping of str to Path
         Role, for example "INPUT" or "--mask", to the path that the user gave. Of a folder or .zip, names of the files
         in it are withheld as well.
@@ -110,8 +116,7 @@ def withhold(text: str, inputs: Mapping[str, Path | None]) -> str:
     for role, path in inputs.items():
         if path is not None:
             names = {**_contained(path, role), **_names_of(path, role), **names}
-    found = _renamed(text, {name: role for name, role in names.items() if name in text})
-    return text if found == text else f"{found} {HINT}"
+    return _renamed(text, {name: role for name, role in names.items() if name in text})
 
 
 def _unnamed_series(series: DynamicSeries) -> DynamicSeries:

@@ -20,7 +20,6 @@ from PerfusionCBVLib.batch.fingerprint import case_key, input_hashes, weights_ha
 from PerfusionCBVLib.batch.folder import BatchFolder
 from PerfusionCBVLib.batch.outcome import RECORD, THUMBNAIL, Outcome, State
 from PerfusionCBVLib.batch.peak_memory import peak_memory_mb, reset_peak_memory
-from PerfusionCBVLib.batch.privacy import without_paths
 from PerfusionCBVLib.batch.time_limit import DEFAULT_MINUTES, OverTimeError, time_limit
 from PerfusionCBVLib.durable import write_whole
 from PerfusionCBVLib.errors import (
@@ -42,6 +41,7 @@ from PerfusionCBVLib.progress import Progress
 from PerfusionCBVLib.result import MapResult
 from PerfusionCBVLib.sealed_record import FILES, read_sealed_record, require_files_of, write_sealed_record
 from PerfusionCBVLib.settings import Settings
+from PerfusionCBVLib.withheld import without_names
 
 SECONDS_BETWEEN_LOOKS = 2.0
 """How often a case looks whether its batch still runs."""
@@ -142,7 +142,7 @@ def unfinished(case: Case, plan: Plan, state: State, reason: str, trace: str = "
     has_log = False
     with suppress(OSError):  # on a full disk there is no log
         printed = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-        text = without_paths(printed + trace, case)
+        text = _without_names(printed + trace, case)
         if state == "failed" and text.strip():
             write_whole(log, text)
             has_log = True
@@ -153,11 +153,23 @@ def unfinished(case: Case, plan: Plan, state: State, reason: str, trace: str = "
         source=case.source,
         state=state,
         method=plan.settings.method,
-        reason=without_paths(reason, case),
+        reason=_without_names(reason, case),
         has_log=has_log,
         finished=_now(),
         earlier=(folder.earlier / case.id).exists(),
     )
+
+
+def _without_names(text: str, case: Case) -> str:
+    """Return a text without names of a case's files; a case without an id of its own is called by them everywhere."""
+    if not case.private:
+        return text
+    request = case.request
+    aif = None if request.aif in (None, "auto") else Path(str(request.aif))
+    files = {"mask": request.mask, "reference": request.reference, "regions": case.regions, "aif": aif}
+    found = without_names(text, {"INPUT": request.series, **files})
+    folder = request.series.absolute().parent
+    return found if folder == folder.parent else found.replace(str(folder), "INPUT's folder")
 
 
 def _attempt(case: Case, plan: Plan, started: float) -> Outcome:
