@@ -528,6 +528,7 @@ def open_module(module, name="PerfusionCBV", parent=None):
     """Return the module's widget, set up in a parent as Slicer's module panel has one."""
     # Python's collector, coming while a panel is half built, meets what PySide6 has freed of the last one.
     gc.collect()
+    gc.freeze()  # or every collection would go through all that was ever imported
     gc.disable()
     if parent is None:
         parent = qMRMLWidget()

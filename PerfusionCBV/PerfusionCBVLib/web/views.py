@@ -33,8 +33,8 @@ QUALITY_MOVING, QUALITY_STILL = 70, 95
 CLICK_REACH_PX = 4
 """A press and a release closer than this are a click, farther apart a drag."""
 
-SIZE_DOUBT_PX = 2
-"""What the page tells of a view's size is rounded."""
+SIZE_DOUBT_PX = 5
+"""What the page tells of a view's size is rounded, by one of its own pixels, which may be four of the screen's."""
 
 STROKE_STEP_PX = 3
 """Between the discs of a stroke; the page sends fewer places than the mouse passes."""
