@@ -24,10 +24,9 @@ WITHIN_MS = 120_000
 
 READY = """(name) => {
   const area = document.querySelector(`[data-view=${name}] .area`);
-  const shown = area?.querySelector('canvas, img');
+  const shown = area?.querySelector('img');
   const box = area?.getBoundingClientRect();
-  return shown && Math.abs((shown.naturalWidth || shown.width) - box.width) < 2
-    && Math.abs((shown.naturalHeight || shown.height) - box.height) < 2;
+  return shown && Math.abs(shown.naturalWidth - box.width) < 2 && Math.abs(shown.naturalHeight - box.height) < 2;
 }"""
 TOLD_MS = 250
 """The page tells the server a view's size 100 ms after it was laid out."""
@@ -42,13 +41,21 @@ NOTE_PROGRESS = """() => {
 }"""
 """A run that is over between two looks at the page is noticed all the same."""
 
-COMPUTED = "document.querySelector('#done')?.textContent.includes('Done') || document.querySelector('#error-compute')"
+NOTE_KINDS = """
+  window.kinds = new Map();
+  const make = URL.createObjectURL;
+  URL.createObjectURL = (blob) => {
+    const url = make.call(URL, blob);
+    window.kinds.set(url, blob.type);
+    return url;
+  };
+"""
 PIXELS = """(name) => {
-  const area = document.querySelector(`[data-view=${name}] .area`);
-  const shown = area.querySelector('canvas, img');
+  const shown = document.querySelector(`[data-view=${name}] .area img`);
+  if (window.kinds.get(shown.src) !== 'image/png') return '';
   const canvas = document.createElement('canvas');
-  canvas.width = shown.naturalWidth || shown.width;
-  canvas.height = shown.naturalHeight || shown.height;
+  canvas.width = shown.naturalWidth;
+  canvas.height = shown.naturalHeight;
   const context = canvas.getContext('2d');
   context.drawImage(shown, 0, 0, canvas.width, canvas.height);
   return canvas.toDataURL('image/png');
@@ -91,6 +98,7 @@ def browsing():
 def enter(browser, address, size=(1280, 720)):
     """Open the page in a context of its own, as another person would; return it once its views are there."""
     context = browser.new_context(viewport={"width": size[0], "height": size[1]}, accept_downloads=True)
+    context.add_init_script(NOTE_KINDS)
     page = context.new_page()
     page.set_default_timeout(WITHIN_MS)
     page.goto(f"{address}?token={TOKEN}")
@@ -109,20 +117,19 @@ def compute(page, method):
 
 
 def pixels(page, name):
-    """Return what a view shows, (height, width, 3) uint8, once it stands still and so is sent without loss.
+    """Return what a view shows, (height, width, 3) uint8, once it stands still and so was sent without loss, as PNG.
 
     A picture of another size than the view has on the page was drawn before the page was laid out anew.
     """
     last, since = None, time.monotonic()
     while time.monotonic() - since < WITHIN_MS / 1000:
-        picture = base64.b64decode(page.evaluate(PIXELS, name).split(",")[1])
-        now = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
-        box = page.locator(f"[data-view={name}] .area").bounding_box()
-        laid_out = max(abs(now.shape[1] - box["width"]), abs(now.shape[0] - box["height"])) < 2
-        if laid_out and last is not None and now.shape == last.shape and (now == last).all() and now.any():
+        page.wait_for_function(READY, arg=name)
+        sent = page.evaluate(PIXELS, name)
+        now = np.asarray(Image.open(io.BytesIO(base64.b64decode(sent.split(",")[1]))).convert("RGB")) if sent else None
+        if now is not None and last is not None and now.shape == last.shape and (now == last).all() and now.any():
             return now
         last = now
-        page.wait_for_timeout(400)
+        page.wait_for_timeout(200)
     raise AssertionError(f"view {name} never stood still")
 
 
