@@ -233,7 +233,9 @@ def test_slurm_jobs_do_the_work(head, tmp_path):
     commands.mkdir()
     (commands / "sbatch").write_text(
         f'#!/bin/sh\nif [ "$1" = --test-only ]; then cp "$2" {tmp_path}/job.sh; exit 0; fi\n'
-        f'sh "$1" > {tmp_path}/job.log 2>&1 < /dev/null & echo $! > {tmp_path}/pid\necho "Submitted batch job $!"\n'
+        f"cp $1 {tmp_path}/submitted.sh\n"  # as SLURM does: Dask removes its own at once
+        f"sh {tmp_path}/submitted.sh > {tmp_path}/job.log 2>&1 < /dev/null & echo $! > {tmp_path}/pid\n"
+        'echo "Submitted batch job $!"\n'
     )
     (commands / "scancel").write_text('#!/bin/sh\nkill "$1"\n')
     for command in commands.iterdir():
