@@ -18,7 +18,7 @@ from dicom_fixtures import edit_headers
 from PerfusionCBVLib import cli
 from PerfusionCBVLib.cli import main
 from PerfusionCBVLib.stored import read_result
-from PerfusionCBVLib.withheld import WITHHELD_TEXT, unnamed_provenance, withhold, without_identifiers
+from PerfusionCBVLib.withheld import WITHHELD_TEXT, unnamed_provenance, withhold, without_identifiers, without_names
 from planted import NAME, SECRETS, make_planted, secrets_in, secrets_in_file
 
 HERE = Path(__file__).parent
@@ -277,3 +277,11 @@ def test_withholding_twice_is_withholding_once(planted):
     assert NAME in result.series.name  # the result itself is as it was
     assert sorted(once.series.input_sha256.values()) == sorted(series.input_sha256.values())
     np.testing.assert_array_equal(once.maps["rcbv"].values, result.maps["rcbv"].values)
+
+
+def test_the_folders_that_hold_the_inputs_are_withheld_where_that_is_asked():
+    inputs = {"INPUT": Path("/x/Ada/dsc.nii.gz"), "mask": Path("cohort/Bob/m.nii.gz"), "aif": Path("/a.csv")}
+    said = "No /x/Ada/dsc.nii.gz, nothing else in /x/Ada, /x/Adam or cohort/Bob; a/b stays."
+    wanted = "No INPUT, nothing else in INPUT's folder, /x/Adam or mask's folder; a/b stays."
+    assert without_names(said, inputs, folders=True) == wanted
+    assert without_names(said, inputs) == said.replace("/x/Ada/dsc.nii.gz", "INPUT")

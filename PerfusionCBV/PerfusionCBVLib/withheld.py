@@ -101,7 +101,7 @@ def withhold(text: str, inputs: Mapping[str, Path | None]) -> str:
     return text if found == text else f"{found} {HINT}"
 
 
-def without_names(text: str, inputs: Mapping[str, Path | None]) -> str:
+def without_names(text: str, inputs: Mapping[str, Path | None], *, folders: bool = False) -> str:
     """Return a text in which inputs are called by their role instead of their names.
 
     Parameters
@@ -111,11 +111,15 @@ def without_names(text: str, inputs: Mapping[str, Path | None]) -> str:
     inputs : mapping of str to Path
         Role, for example "INPUT" or "--mask", to the path that the user gave. Of a folder or .zip, names of the files
         in it are withheld as well.
+    folders : bool
+        Whether the folders that hold the inputs are withheld too.
     """
     names: dict[str, str] = {}
     for role, path in inputs.items():
         if path is not None:
-            names = {**_contained(path, role), **_names_of(path, role), **names}
+            holding = (path.parent, path.absolute().parent) if folders else ()
+            around = {str(folder): f"{role}'s folder" for folder in holding}
+            names = {**around, **_contained(path, role), **_names_of(path, role), **names}
     return _renamed(text, {name: role for name, role in names.items() if name in text})
 
 

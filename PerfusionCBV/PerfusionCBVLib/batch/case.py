@@ -167,9 +167,7 @@ def _without_names(text: str, case: Case) -> str:
     request = case.request
     aif = None if request.aif in (None, "auto") else Path(str(request.aif))
     files = {"mask": request.mask, "reference": request.reference, "regions": case.regions, "aif": aif}
-    found = without_names(text, {"INPUT": request.series, **files})
-    folder = request.series.absolute().parent
-    return found if folder == folder.parent else found.replace(str(folder), "INPUT's folder")
+    return without_names(text, {"INPUT": request.series, **files}, folders=True)
 
 
 def _attempt(case: Case, plan: Plan, started: float) -> Outcome:
