@@ -145,10 +145,19 @@ def test_patches_keep_input_and_truth_together(voxels):
     task = TASKS["anchored-unet"](50)
     task.add(voxels)
     features, target, weight = task.batch(np.random.default_rng(0), 6)
-    assert features.shape == (6, 12, 96, 96)
+    assert features.shape == (6, 17, 96, 96)
     tissue = weight == 1
-    assert torch.equal(weight > 0, features[:, 10] > 0)
+    assert torch.equal(weight > 0, features[:, 15] > 0)
     assert np.corrcoef(features[:, 0][tissue], target[tissue])[0, 1] > 0.6
+
+
+def test_empty_slices_around_the_brain_play_no_part(voxels):
+    task, padded = TASKS["anchored-unet"](50), TASKS["anchored-unet"](50)
+    task.add(voxels)
+    padded.add(replace(voxels, usable=np.pad(voxels.usable, ((0, 0), (0, 0), (2, 1)))))
+    assert padded.slices == task.slices > 5
+    for one, other in zip(*(t.batch(np.random.default_rng(0), 6) for t in (task, padded)), strict=True):
+        assert torch.equal(one, other)
 
 
 SMALL = {"first_features": 16, "features": (16, 16)}

@@ -8,7 +8,7 @@ import numpy as np
 
 from PerfusionCBVLib.integral import area
 from PerfusionCBVLib.leakage import LeakageFit
-from PerfusionCBVLib.networks.features import FEATURES, voxel_features
+from PerfusionCBVLib.networks.features import FIT_FEATURES, fit_features
 from PerfusionCBVLib.preparation import Prepared
 
 DESCRIPTION = {
@@ -46,17 +46,17 @@ def describe(prepared: Prepared, fit: LeakageFit, features: np.ndarray | None = 
     prepared : Prepared
     fit : LeakageFit
         Unidirectional.
-    features : (V, 10) array, optional
-        `features.voxel_features` of the same, when they are there already.
+    features : (V, 10 or more) array, optional
+        `features.fit_features` of the same, when they are there already.
     """
     if features is None:
-        features = voxel_features(prepared, fit)
+        features = fit_features(prepared, fit)
     series, timing, reference = prepared.series, prepared.timing, prepared.reference_per_s
     acquisition, times_s = series.acquisition, series.times_s
     peak = prepared.reference_peak_per_s
     peak_s = float(times_s[timing.first_pass][int(np.argmax(reference[timing.first_pass]))])
     x, y, z = series.voxel_size_mm
-    column = dict(zip(FEATURES, features.astype(np.float64).T, strict=True))
+    column = dict(zip(FIT_FEATURES, features.astype(np.float64).T, strict=False))
     after = reference[timing.end :]
 
     def spread(values: np.ndarray) -> float:

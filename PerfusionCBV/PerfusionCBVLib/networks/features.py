@@ -1,4 +1,4 @@
-"""What the anchored network sees of each voxel: numbers from the leakage fit, whatever the frame count and interval."""
+"""What the anchored network sees of each voxel: numbers from the leakage fits, however the series was sampled."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import numpy as np
 
 from PerfusionCBVLib.integral import area, running_integral, trapezoid_weights
 from PerfusionCBVLib.leakage import LeakageFit
+from PerfusionCBVLib.leakage_average import average_models
 from PerfusionCBVLib.masking import brain_box
 from PerfusionCBVLib.preparation import Prepared
+from PerfusionCBVLib.quality import find_glitches
 
-FEATURES = (
+FIT_FEATURES = (
     "corrected",  # leakage-corrected blood volume, relative to the reference curve's
     "uncorrected",  # the same without correction
     "k1",
@@ -23,6 +25,14 @@ FEATURES = (
     "misfit",  # log of residual SD over baseline SD
     "significance",  # K2 over its standard error, squashed
 )
+FEATURES = (
+    *FIT_FEATURES,
+    "averaged",  # blood volume averaged over shapes of first pass and leakage, see `leakage_average`
+    "averaged_noise",  # log of its standard deviation from noise
+    "ambiguity",  # log of its standard deviation between the models
+    "leaked",  # area of the leakage within the first pass, relative to the reference's area
+    "leaking",  # weight of the models with leakage
+)
 TAIL_S = 12.0
 LATE_FRAMES = 10
 LARGEST_VOLUME = 30.0
@@ -31,7 +41,38 @@ MARGIN_PIXELS = 8
 
 
 def voxel_features(prepared: Prepared, fit: LeakageFit) -> np.ndarray:
-    """Return the features of each usable voxel.
+    """Return the features of each usable voxel: (V, 15) float32, dimensionless, in the order of `FEATURES`.
+
+    Parameters
+    ----------
+    prepared : Prepared
+    fit : LeakageFit
+        Unidirectional.
+    """
+    echo_time_s = prepared.series.acquisition.echo_time_s
+    assert echo_time_s is not None  # `prepare` has needed it
+    curves, times_s, timing = prepared.delta_r2s_per_s, prepared.series.times_s, prepared.timing
+    mean_signal = np.exp(-echo_time_s * curves.mean(axis=0, dtype=np.float64))
+    average = average_models(
+        curves,
+        prepared.reference_per_s,
+        times_s,
+        timing,
+        echo_time_s=echo_time_s,
+        glitches=find_glitches(mean_signal, times_s, timing),
+    )
+    columns = [
+        average.volume,
+        np.log(np.clip(average.noise, 1e-3, 10)),
+        np.log(np.clip(average.ambiguity, 1e-3, 10)),
+        average.leaked,
+        average.leaking,
+    ]
+    return np.concatenate([fit_features(prepared, fit), _bounded(np.stack(columns, axis=1))], axis=1)
+
+
+def fit_features(prepared: Prepared, fit: LeakageFit) -> np.ndarray:
+    """Return what the unidirectional fit alone tells of each usable voxel.
 
     Everything is divided by the leak-free reference curve's area, peak or width, so that dose, echo time, frame count
     and frame interval cancel; what remains of them is the noise, which is a feature of its own.
@@ -45,7 +86,7 @@ def voxel_features(prepared: Prepared, fit: LeakageFit) -> np.ndarray:
     Returns
     -------
     (V, 10) float32 array, dimensionless
-        In the order of `FEATURES`; 0 where a fit has no value.
+        In the order of `FIT_FEATURES`; 0 where a fit has no value.
     """
     timing, times_s = prepared.timing, prepared.series.times_s
     curves, reference = prepared.delta_r2s_per_s, prepared.reference_per_s
@@ -83,9 +124,7 @@ def voxel_features(prepared: Prepared, fit: LeakageFit) -> np.ndarray:
             np.log(np.clip(fit.residual_sd / baseline_sd, 0.1, 10)),
             np.tanh(fit.k2 / fit.k2_standard_error / 10),
         ]
-    features = np.stack(columns, axis=1).astype(np.float32)
-    np.nan_to_num(features, copy=False, nan=0.0)
-    return features.clip(-LARGEST_VOLUME, LARGEST_VOLUME)
+    return _bounded(np.stack(columns, axis=1))
 
 
 def as_slices(values: np.ndarray, usable: np.ndarray) -> np.ndarray:
@@ -112,11 +151,17 @@ def from_slices(images: np.ndarray, usable: np.ndarray) -> np.ndarray:
 
 
 def network_slices(features: np.ndarray, usable: np.ndarray, voxel_size_mm: np.ndarray) -> np.ndarray:
-    """Return (z, 12, x, y) input of the anchored network: the features, the mask, the log of the pixel's size."""
+    """Return (z, 17, x, y) input of the anchored network: the features, the mask, the log of the pixel's size."""
     pixel = 0.5 * np.log(voxel_size_mm[0] * voxel_size_mm[1] / 4.0)
     columns = np.empty((features.shape[0], features.shape[1] + 2), dtype=np.float32)
     columns[:, :-2], columns[:, -2], columns[:, -1] = features, 1.0, pixel
     return as_slices(columns, usable)
+
+
+def _bounded(columns: np.ndarray) -> np.ndarray:
+    features = columns.astype(np.float32)
+    np.nan_to_num(features, copy=False, nan=0.0)
+    return features.clip(-LARGEST_VOLUME, LARGEST_VOLUME)
 
 
 @dataclass(frozen=True, eq=False)

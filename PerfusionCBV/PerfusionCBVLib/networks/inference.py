@@ -68,18 +68,17 @@ def network_rcbv(prepared: Prepared, fit: LeakageFit, name: str, *, device: str,
     network, card = load_network(name)
     chosen = choose_device(device)
     network = _fastest_layout(network).to(chosen)
-    features = voxel_features(prepared, fit)
-    description = describe(prepared, fit, features)
     if name == "anchored-unet":
+        features = voxel_features(prepared, fit)
         slices = network_slices(features, prepared.usable, np.array(prepared.series.voxel_size_mm))
         volume, deviation = _run(network, slices, chosen, progress)
         maps = [prepared.volume(from_slices(image, prepared.usable)) for image in (volume, deviation)]
-        return NetworkMap(maps[0], maps[1], description, card, str(chosen))
+        return NetworkMap(maps[0], maps[1], describe(prepared, fit, features), card, str(chosen))
     grid = network_grid(prepared.mask, prepared.series.affine)
     slices, share = network_input(prepared, grid)
     (predicted,) = _run(network, slices, chosen, progress)
     values = np.where(prepared.usable, grid.rcbv_to_voxels(predicted, share), np.float32(np.nan))
-    return NetworkMap(values, None, description, card, str(chosen))
+    return NetworkMap(values, None, describe(prepared, fit), card, str(chosen))
 
 
 def _fastest_layout(network: nn.Module) -> nn.Module:

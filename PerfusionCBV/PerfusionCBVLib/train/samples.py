@@ -17,7 +17,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from PerfusionCBVLib.errors import QualityError, TimingError
 from PerfusionCBVLib.leakage import LeakageFit
 from PerfusionCBVLib.networks.domain import describe
-from PerfusionCBVLib.networks.features import voxel_features
+from PerfusionCBVLib.networks.features import FEATURES, voxel_features
 from PerfusionCBVLib.networks.grid import network_grid, network_input
 from PerfusionCBVLib.preparation import Prepared, find_mask_and_bolus, fit_leakage, prepare
 from PerfusionCBVLib.simulate import draw_subject, simulate
@@ -25,6 +25,9 @@ from PerfusionCBVLib.simulate.subject import SimulatedSubject
 
 LARGEST_TARGET, LARGEST_VESSEL_TARGET = 15.0, 5.0
 """Targets of tissue and of large vessels are cut here: under a squared loss vessels would drown the tissue."""
+
+CLASSICAL = [FEATURES.index("corrected"), FEATURES.index("averaged")]
+"""The two classical maps that the anchored network starts from."""
 
 MINIMUM_BRAIN_PIXELS = 400
 MINIMUM_NAWM_VOXELS = 30
@@ -66,12 +69,12 @@ class FeatureVolume:
 
     Attributes
     ----------
-    features : (V, 10) float16 array
+    features : (V, 15) float16 array
         See `networks.features`.
     truth : (V,) float16 array
         rCBV relative to normal-appearing white matter.
     scale : (1,) array
-        The classical map's mean in normal-appearing white matter: `truth` × `scale` is what the map should be.
+        Mean of the two classical maps in normal-appearing white matter: `truth` × `scale` is what the map should be.
     usable : (x, y, z) bool array
         Where the V voxels are.
     vessel : (V,) bool array
@@ -150,7 +153,7 @@ def feature_volume(subject: SimulatedSubject, prepared: Prepared, fit: LeakageFi
     return FeatureVolume(
         features=features.astype(np.float16),
         truth=truth.astype(np.float16),
-        scale=np.array([features[nawm, 0].mean() / truth[nawm].mean()]),
+        scale=np.array([features[nawm][:, CLASSICAL].mean() / truth[nawm].mean()]),
         usable=usable,
         vessel=subject.vessel_share[usable] > 0.01,
         tissue=subject.tissue[usable],

@@ -159,7 +159,7 @@ class AnchoredTask:
         """Take a patient's slices."""
         self.descriptions.append(sample.description)
         features, target, weight = self._volumes(sample)
-        for k in np.flatnonzero(sample.usable.sum(axis=(0, 1)) > MINIMUM_BRAIN_PIXELS // 4):
+        for k in np.flatnonzero((weight > 0).sum(axis=(1, 2)) > MINIMUM_BRAIN_PIXELS // 4):
             kept = (features[k].astype(np.float16), target[k].astype(np.float16), weight[k].astype(np.float16))
             if len(self._kept) < self._capacity:
                 self._kept.append(kept)
@@ -169,7 +169,7 @@ class AnchoredTask:
         self.slices = len(self._kept)
 
     def batch(self, rng: np.random.Generator, size: int) -> tuple[Tensor, ...]:
-        """Return 96 × 96 patches: (B, 12, 96, 96) input, (B, 96, 96) truth and weight; mirrored at random."""
+        """Return 96 × 96 patches: (B, 17, 96, 96) input, (B, 96, 96) truth and weight; mirrored at random."""
         patches = []
         for k in rng.choice(self.slices, size=size, replace=False):
             arrays = self._kept[k]
@@ -212,7 +212,7 @@ class AnchoredTask:
         return {key: finite_mean([row[key] for row in rows]) for key in rows[0]}
 
     def _volumes(self, sample: FeatureVolume) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return (z, 12, x, y) input, (z, x, y) target and weight, x and y padded to multiples of 4."""
+        """Return (z, 17, x, y) input, (z, x, y) target and weight, x and y padded to multiples of 4."""
         features = network_slices(sample.features.astype(np.float32), sample.usable, sample.voxel_size_mm)
         target = np.minimum(sample.truth.astype(np.float32) * np.float32(sample.scale[0]), self.LARGEST_VOLUME)
         # What a voxel that holds some of a large vessel shows depends on the vessel's field: left to the classical map.
