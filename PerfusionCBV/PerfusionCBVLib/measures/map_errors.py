@@ -26,8 +26,8 @@ from PerfusionCBVLib.errors import GeometryError
 CORRELATION_MM = 3.0
 """Distance over which the correlation of neighbours falls to 1/e.
 
-On 16 simulated patients at SNR 50 (`python Testing/measure_accuracy.py 16`), normal tissue and tumour: 0.39 and 0.52 at
-2.5 mm, 0.15 to 0.30 at 5 mm in plane and across slices, 0.06 to 0.14 at 10 mm. exp(−d / 3 mm) is 0.43, 0.19 and 0.04.
+On 16 simulated patients at SNR 50 (`python Testing/measure_accuracy.py 16`), normal tissue and tumour: 0.35 and 0.42 at
+2.5 mm, 0.15 to 0.25 at 5 mm in plane and across slices, 0.06 to 0.10 at 10 mm. exp(−d / 3 mm) is 0.43, 0.19 and 0.04.
 """
 
 COPIES = 100
