@@ -35,6 +35,7 @@ LEAKAGE_PRIOR_SD = 1.0
 """Of the leakage in 30 s of the reference's peak, over that peak."""
 
 _FINE_S = 0.1
+_LEAKAGE_SPAN_S = 30.0
 _SHARPENING_S = 1.5
 _ROUNDS = 5
 _VOXELS_FOR_PRIOR = 4000
@@ -181,7 +182,7 @@ class _Models:
         self.fit = fit = kept[kept >= timing.arrival]  # (F,)
         self.frames = fit.size
         peak = float(reference[timing.first_pass].max())
-        self.leakages = leakages(reference, times_s, timing.arrival) / 30.0  # (K, T), 1/s
+        self.leakages = leakages(reference, times_s, timing.arrival) / _LEAKAGE_SPAN_S  # (K, T), 1/s
         signal = np.exp(-echo_time_s * reference[fit])
         signal /= np.sqrt(np.mean(signal**2))
         noise = np.diag(1 / signal**2) + 1.0 / (timing.baseline.stop - timing.baseline.start)
