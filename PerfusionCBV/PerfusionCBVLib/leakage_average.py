@@ -108,23 +108,22 @@ def average_models(
     window = timing.first_pass
     leaked_area = area(models.leakages, times_s, window) / area(reference, times_s, window)
     # Spread over the voxels without a period that slices could share, and not chosen by values that rounding moves.
-    spread = np.modf(_GOLDEN * np.arange(len(delta_r2s)))[0]
-    prior, least_variance = _prior_of_this_brain(models, delta_r2s[spread < _VOXELS_FOR_PRIOR / len(delta_r2s)])
+    place = np.modf(_GOLDEN * np.arange(len(delta_r2s)))[0]
+    prior, least_variance = _prior_of_this_brain(models, delta_r2s[place < _VOXELS_FOR_PRIOR / len(delta_r2s)])
     out = np.empty((5, len(delta_r2s)), dtype=np.float32)
     for start in range(0, len(delta_r2s), _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)
         fits = _Fits(models, delta_r2s[rows])
         variance = np.maximum(fits.variance, least_variance)
-        weights = fits.likelihood(variance) * prior
-        weights /= weights.sum(axis=(1, 2), keepdims=True)
+        weights = _posterior(fits.likelihood(variance), prior)
         volumes = fits.volumes()  # (v, N, 1 + K)
         mean = np.einsum("vnk,vnk->v", weights, volumes)
-        spread = np.einsum("vnk,vnk->v", weights, (volumes - mean[:, None, None]) ** 2)
+        between = np.einsum("vnk,vnk->v", weights, (volumes - mean[:, None, None]) ** 2)
         leaking = weights[:, :, 1:]
         out[:, rows] = [
             mean,
             np.sqrt(variance * np.einsum("vnk,nk->v", weights, models.volume_variance)),
-            np.sqrt(spread),
+            np.sqrt(between),
             np.einsum("vnk,vnk,k->v", leaking, fits.leakages(), leaked_area.astype(np.float32)),
             leaking.sum(axis=(1, 2)),
         ]
@@ -239,6 +238,13 @@ class _Fits:
         return np.asarray((self.l * m.pp[:, None] - self.p * m.pl) / m.determinant)
 
 
+def _posterior(likelihood: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """Return (v, N, 1 + K) weights of the models, which sum to 1 in each voxel."""
+    weights = likelihood * prior
+    weights /= weights.sum(axis=(1, 2), keepdims=True)
+    return weights
+
+
 def _prior_of_this_brain(models: _Models, curves: np.ndarray) -> tuple[np.ndarray, float]:
     """Return (N, 1 + K) how common first passes and leakages are here, and the least noise variance to believe in."""
     fits = _Fits(models, curves)
@@ -249,8 +255,7 @@ def _prior_of_this_brain(models: _Models, curves: np.ndarray) -> tuple[np.ndarra
     flat = np.tile(leakage / models.pp.size, (models.pp.size, 1))
     prior = flat
     for _ in range(_ROUNDS):
-        weights = likelihood * prior
-        weights /= weights.sum(axis=(1, 2), keepdims=True)
+        weights = _posterior(likelihood, prior)
         # Shape and leakage apart: a brain shows few of their combinations.
         common = np.outer(weights.sum(axis=2).mean(axis=0), weights.sum(axis=1).mean(axis=0))
         prior = ((1 - LEAST_PRIOR) * common + LEAST_PRIOR * flat).astype(np.float32)
