@@ -163,6 +163,15 @@ def test_gradients_reach_every_parameter(name):
     assert without == []
 
 
+def test_unet_gru_is_the_papers_but_for_one_skip_connection():
+    sizes = [
+        sum(p.numel() for p in cards.build_network("unet-gru", config).parameters())
+        for config in ({"full_features": 0}, None)
+    ]
+    # 45 frames to 16 features in 3 × 3, their normalisation, and 16 more inputs of the last block's first convolution.
+    assert sizes[1] - sizes[0] == 9 * 45 * 16 + 2 * 16 + 9 * 16 * 16
+
+
 @pytest.mark.parametrize("name", PAPER)
 def test_the_order_of_frames_matters(name):
     torch.manual_seed(5)

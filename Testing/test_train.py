@@ -65,6 +65,46 @@ def test_samples_hold_input_and_truth_on_the_same_pixels(slices):
     assert straight > np.corrcoef(area[both], mirrored[both])[0, 1] + 0.1
 
 
+class TwoValues(torch.nn.Module):
+    """Predicts one value for tissue and one for vessels, told apart by the input."""
+
+    def __init__(self, tissue, vessel):
+        super().__init__()
+        self.values = torch.nn.Parameter(torch.tensor([tissue, vessel]))
+
+    def forward(self, signal):
+        return self.values[(signal.mean(dim=1, keepdim=True) > 2).long()]
+
+
+def test_under_the_weighed_loss_the_mean_is_best_and_vessels_weigh_little():
+    rng = np.random.default_rng(7)
+    signal = np.ones((1, 45, 128, 128), np.float32)
+    signal[..., 60:68] = 6.0
+    vessel = signal[0, 0] > 2
+    truth = rng.lognormal(0, 0.8, (1, 128, 128)).astype(np.float32)  # skewed: mean 1.38, median 1
+    truth[:, vessel] *= 5
+    batch = torch.from_numpy(signal), torch.from_numpy(truth)
+    means = [float(truth[:, part].mean()) for part in (~vessel, vessel)]
+    loss = TASKS["unet-gru"](1, None).loss
+
+    network = TwoValues(*means)
+    loss(network, batch).backward()
+    assert network.values.grad.abs().max() < 1e-2  # at the borders, where weights are averaged, truth is not the mean
+    median = TwoValues(float(np.median(truth[:, ~vessel])), means[1])
+    loss(median, batch).backward()
+    assert median.values.grad[0] < -0.2
+
+    exact = torch.nn.Module()
+    exact.forward = lambda _: batch[1][:, None]
+    assert float(loss(exact, batch)) == pytest.approx(0.05)
+    wrong = {}
+    for name, part in (("tissue", ~vessel), ("vessel", vessel)):
+        exact.forward = lambda _, part=part: (batch[1] + torch.from_numpy(part))[:, None]
+        wrong[name] = (float(loss(exact, batch)) ** 2 - 0.05**2) / part.sum()
+    # Well inside 1 / (1 + (6/3)²) of a pixel of tissue; beside its border a vessel counts more.
+    assert wrong["vessel"] / wrong["tissue"] == pytest.approx(0.2 / 0.9, rel=0.2)
+
+
 def test_truth_is_relative_to_white_matter(slices):
     assert 0.5 < np.median(slices.rcbv[slices.rcbv > 0.1].astype(np.float32)) < 3
     assert slices.rcbv.max() <= LARGEST_TARGET

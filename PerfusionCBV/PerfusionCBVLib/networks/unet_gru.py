@@ -3,6 +3,9 @@
 Readings taken where the paper is silent: batch normalisation after each convolution, one bias-free 1 × 1 convolution on
 the residual path, GRU with as many hidden units as features and a residual path around it, positions of the bottleneck
 in row-major order, decoder blocks of two convolutions after each transposed one.
+
+Beyond the paper, whose skip connections end at half the resolution: a convolution of the 45 frames at full resolution
+joins the last decoder block, without which fine structure comes out at half its height.
 """
 
 from __future__ import annotations
@@ -16,13 +19,15 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class UNetGRUConfig:
-    """Sizes of the network; the defaults are the paper's."""
+    """Sizes of the network; the defaults are the paper's but for `full_features`."""
 
     frames: int = 45
     first_features: int = 32
     features: tuple[int, ...] = (64, 128, 256, 512)
     recurrent: bool = True
     """The GRU; without it, a plain residual U-Net."""
+    full_features: int = 16
+    """Width of the skip connection at full resolution; 0, as in the paper, for none."""
     attention: bool = False
     """Squeeze-and-excitation over channels and positions (scSE, Roy et al. 2018) after each encoder block."""
 
@@ -47,7 +52,8 @@ class UNetGRU(nn.Module):
         self.gru = nn.GRU(widths[-1], widths[-1], batch_first=True) if config.recurrent else None
         backwards = widths[::-1]
         self.decoder = nn.ModuleList(_UpBlock(a, b, skip=b) for a, b in pairwise(backwards))
-        self.last = _UpBlock(widths[0], widths[0] // 2, skip=0)
+        self.full = _convolution(config.frames, config.full_features) if config.full_features else None
+        self.last = _UpBlock(widths[0], widths[0] // 2, skip=config.full_features)
         self.head = nn.Conv2d(widths[0] // 2, 1, 1)
         nn.init.constant_(self.head.bias, 0.5)  # type: ignore[arg-type]  # above 0, or the final ReLU may start dead
 
@@ -64,7 +70,7 @@ class UNetGRU(nn.Module):
             x = x + recurrent.transpose(1, 2).reshape(x.shape)
         for block in self.decoder:
             x = block(x, skips.pop())  # (B, 256, 8, 8) … (B, 32, 64, 64)
-        x = self.last(x)  # (B, 16, 128, 128)
+        x = self.last(x, None if self.full is None else self.full(series))  # (B, 16, 128, 128)
         return torch.relu(self.head(x))
 
 
