@@ -20,6 +20,7 @@ from PerfusionCBVLib import __version__
 from PerfusionCBVLib.errors import Cancelled, PerfusionError, UsageError
 from PerfusionCBVLib.json_text import write_json
 from PerfusionCBVLib.networks.cards import read_card
+from PerfusionCBVLib.parent_process import end_with_parent
 from PerfusionCBVLib.progress import Progress, silent
 from PerfusionCBVLib.settings import NETWORK_METHODS
 
@@ -139,7 +140,7 @@ def _results(work: Work, seeds: Sequence[int], workers: int) -> Generator[tuple[
     if workers == 1 or len(seeds) < 2:
         yield from map(work, seeds)
         return
-    pool = ProcessPoolExecutor(min(workers, len(seeds)), mp_context=get_context("spawn"), initializer=_one_thread)
+    pool = ProcessPoolExecutor(min(workers, len(seeds)), mp_context=get_context("spawn"), initializer=_begin_worker)
     try:
         for finished in as_completed([pool.submit(work, seed) for seed in seeds]):
             yield finished.result()
@@ -152,9 +153,10 @@ def _results(work: Work, seeds: Sequence[int], workers: int) -> Generator[tuple[
         pool.shutdown(cancel_futures=True)
 
 
-def _one_thread() -> None:
+def _begin_worker() -> None:
     import torch
 
+    end_with_parent()
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that collects
 

@@ -19,6 +19,7 @@ from PerfusionCBVLib.leakage import LeakageFit
 from PerfusionCBVLib.networks.domain import describe
 from PerfusionCBVLib.networks.features import FEATURES, voxel_features
 from PerfusionCBVLib.networks.grid import network_grid, network_input
+from PerfusionCBVLib.parent_process import end_with_parent
 from PerfusionCBVLib.preparation import Prepared, find_mask_and_bolus, fit_leakage, prepare
 from PerfusionCBVLib.simulate import draw_subject, simulate
 from PerfusionCBVLib.simulate.subject import SimulatedSubject
@@ -243,6 +244,7 @@ class SimulatedPatients(IterableDataset[Sample], Generic[Sample]):
         worker = get_worker_info()
         first, step = self.share
         if worker is not None:
+            end_with_parent()
             first, step = first * worker.num_workers + worker.id, step * worker.num_workers
         fresh = (seed for seed in itertools.count(self.first_seed) if seed not in self.drawn)
         # Without workers, kept patients have to do: drawing others would stop the training meanwhile.

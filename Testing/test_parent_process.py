@@ -1,0 +1,90 @@
+"""No worker outlives the process that started it, even one that waits to hand over a result when that is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")
+
+WORK = """
+import os
+from pathlib import Path
+import numpy as np
+
+def alive(seed):
+    Path({folder!r}, str(os.getpid())).touch()
+
+def draw(seed):
+    alive(seed)
+    return np.zeros(5_000_000)  # more than a pipe holds: who sends it waits for a reader
+
+def work(seed):
+    alive(seed)
+    return [{{"seed": seed}}], {{"large": np.zeros(5_000_000)}}
+"""
+
+START = {
+    "train": """
+import time
+from torch.utils.data import DataLoader
+from PerfusionCBVLib.train.samples import SimulatedPatients
+from work import draw
+if __name__ == "__main__":
+    patients = SimulatedPatients(0, draw)
+    arriving = iter(DataLoader(patients, batch_size=None, num_workers=2, multiprocessing_context="spawn"))
+    time.sleep(1000)
+""",
+    "evaluate": """
+import time
+from PerfusionCBVLib.evaluate.runs import collect
+from work import work
+if __name__ == "__main__":
+    collect(work, range(100_000), rows_each=1, workers=2, progress=lambda done, text: time.sleep(0.5))
+""",
+}
+
+
+@pytest.mark.parametrize("command", START)
+def test_workers_end_with_a_killed_parent(command, tmp_path):
+    workers = tmp_path / "workers"
+    workers.mkdir()
+    (tmp_path / "work.py").write_text(WORK.format(folder=str(workers)))
+    (tmp_path / "start.py").write_text(START[command])
+    said = tmp_path / "stderr.txt"
+    with said.open("wb") as stderr:
+        parent = subprocess.Popen([sys.executable, "start.py"], cwd=tmp_path, stderr=stderr)
+    try:
+        wait_until(lambda: len(list(workers.iterdir())) == 2 or parent.poll() is not None, 120)
+        assert parent.poll() is None, said.read_text()
+        time.sleep(1)  # until each of them waits
+        assert all(map(running, workers.iterdir()))
+    finally:
+        parent.kill()
+        parent.wait()
+    try:
+        wait_until(lambda: not any(map(running, workers.iterdir())), 20)
+    finally:
+        left = [int(path.name) for path in workers.iterdir() if running(path)]
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+    assert left == []
+
+
+def running(path: Path) -> bool:
+    """Whether the process that left this file is there, and no zombie that nobody buries."""
+    try:
+        return Path("/proc", path.name, "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition, seconds):
+    """Wait for a condition, but not for ever."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.1)
