@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import stats
 
 from PerfusionCBVLib.errors import UsageError
 from PerfusionCBVLib.evaluate import TEST_SEED
@@ -63,6 +64,31 @@ def test_samples_hold_input_and_truth_on_the_same_pixels(slices):
     both = inside & (mirrored > 0.1)
     assert straight > 0.6
     assert straight > np.corrcoef(area[both], mirrored[both])[0, 1] + 0.1
+
+
+def test_the_visible_truth_is_smoothed_as_the_images_but_vessels_are_not_smoothed_into_tissue():
+    truth = np.full((40, 40, 3), np.nan, np.float32)
+    truth[4:36, 4:36] = 1.0
+    truth[20:36, 4:36] = 3.0
+    vessel = np.zeros(truth.shape, bool)
+    vessel[10, 4:36] = True
+    truth[vessel] = 48.0
+    subject = SimpleNamespace(
+        truth={"rcbv": truth},
+        vessel=vessel,
+        parameters=SimpleNamespace(disturbance=SimpleNamespace(smoothing_voxels=2.0)),
+    )
+    seen = samples._visible_truth(subject)
+    profile = seen[:, 20, 1]
+    np.testing.assert_allclose(profile[[4, 9, 11, 14]], 1.0, rtol=1e-3)  # beside the vessel and at the brain's border
+    assert profile[10] == 48
+    assert not seen[:4].any()
+    # A Gaussian of this full width at half maximum over the edge between 1 and 3: its distribution function.
+    away = np.arange(16, 24) - 19.5
+    expected = 1 + 2 * stats.norm.cdf(away * 2.3548 / 2.0)
+    np.testing.assert_allclose(profile[16:24], expected, atol=0.05)
+    subject.parameters.disturbance.smoothing_voxels = 0.0
+    np.testing.assert_array_equal(samples._visible_truth(subject), np.nan_to_num(truth))
 
 
 class TwoValues(torch.nn.Module):
