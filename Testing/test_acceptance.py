@@ -68,7 +68,7 @@ def test_leakage_correction_beats_the_plain_integral(scores, scores_own_referenc
     ("method", "nrmse", "ccc", "enhancing_bias_percent"),
     [
         ("anchored-unet", 0.109, 0.976, 5.6),
-        ("unet-gru", 0.238, 0.888, 14.4),
+        ("unet-gru", 0.188, 0.925, 7.8),
         ("convlstm2d", 0.312, 0.797, 17.0),
         ("conv3d", 0.307, 0.819, 20.3),
         ("bsw", 0.123, 0.971, 9.9),
@@ -90,8 +90,10 @@ def test_the_default_is_the_method_with_the_least_error_among_those_that_correct
     assert min(correcting, key=lambda method: scores[method]["nrmse"]) == Settings().method
 
 
-def test_a_network_that_is_wrong_here_says_so(folder):
-    result = compute_maps(load_series(folder / "dsc.nii.gz"), Settings(method="unet-gru"))
+@pytest.mark.parametrize("method", ["convlstm2d", "conv3d"])
+def test_a_network_that_is_wrong_here_says_so(folder, method):
+    """Those whose error is more than twice that of `bsw`; the others differ from it by less than the warning's 25 %."""
+    result = compute_maps(load_series(folder / "dsc.nii.gz"), Settings(method=method))
     assert "network-disagrees" in [finding.code for finding in result.findings]
 
 

@@ -167,7 +167,7 @@ def _visible_truth(subject: SimulatedSubject) -> np.ndarray:
     """Return true rCBV at the resolution of the images, 0 outside the brain.
 
     Where a reconstruction filter smoothed the images, a truth with sharper edges would teach to invent them. Large
-    vessels are not smoothed into the tissue beside them: they hold twenty times its blood and show a third of that.
+    vessels are not smoothed into the tissue beside them: they hold twenty times its blood and show a tenth of that.
     """
     truth = np.nan_to_num(subject.truth["rcbv"])
     width = subject.parameters.disturbance.smoothing_voxels
