@@ -1,15 +1,11 @@
 """No worker outlives the process that started it, even one that waits to hand over a result when that is killed."""
 
-import os
-import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
+import psutil
 import pytest
-
-pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")
 
 WORK = """
 import os
@@ -62,24 +58,23 @@ def test_workers_end_with_a_killed_parent(command, tmp_path):
         wait_until(lambda: len(list(workers.iterdir())) == 2 or parent.poll() is not None, 120)
         assert parent.poll() is None, said.read_text()
         time.sleep(1)  # until each of them waits
-        assert all(map(running, workers.iterdir()))
+        processes = [psutil.Process(int(path.name)) for path in workers.iterdir()]
+        assert all(map(running, processes))
     finally:
         parent.kill()
         parent.wait()
-    try:
-        wait_until(lambda: not any(map(running, workers.iterdir())), 20)
-    finally:
-        left = [int(path.name) for path in workers.iterdir() if running(path)]
-        for pid in left:
-            os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not any(map(running, processes)), 20)
+    left = [process for process in processes if running(process)]
+    for process in left:
+        process.kill()
     assert left == []
 
 
-def running(path: Path) -> bool:
-    """Whether the process that left this file is there, and no zombie that nobody buries."""
+def running(process):
+    """Whether a process is there, and no zombie that nobody buries."""
     try:
-        return Path("/proc", path.name, "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
 
 

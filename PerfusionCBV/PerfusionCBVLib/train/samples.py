@@ -11,7 +11,6 @@ from typing import Generic, TypeVar
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch.utils.data import IterableDataset, get_worker_info
 
 from PerfusionCBVLib.errors import QualityError, TimingError
@@ -22,6 +21,7 @@ from PerfusionCBVLib.networks.grid import network_grid, network_input
 from PerfusionCBVLib.parent_process import end_with_parent
 from PerfusionCBVLib.preparation import Prepared, find_mask_and_bolus, fit_leakage, prepare
 from PerfusionCBVLib.simulate import draw_subject, simulate
+from PerfusionCBVLib.simulate.scanner import blurred
 from PerfusionCBVLib.simulate.subject import SimulatedSubject
 
 LARGEST_TARGET, LARGEST_VESSEL_TARGET = 15.0, 5.0
@@ -32,8 +32,6 @@ CLASSICAL = [FEATURES.index("corrected"), FEATURES.index("averaged")]
 
 MINIMUM_BRAIN_PIXELS = 400
 MINIMUM_NAWM_VOXELS = 30
-
-FULL_WIDTH_OF_SIGMA = 2.3548
 
 Sample = TypeVar("Sample")
 Kind = TypeVar("Kind", "GridSlices", "FeatureVolume")
@@ -174,10 +172,8 @@ def _visible_truth(subject: SimulatedSubject) -> np.ndarray:
     if width == 0:
         return truth
     tissue = np.isfinite(subject.truth["rcbv"]) & ~subject.vessel
-    sigma = (width / FULL_WIDTH_OF_SIGMA, width / FULL_WIDTH_OF_SIGMA, 0)
-    seen, whole = (
-        ndimage.gaussian_filter(v, sigma, mode="constant") for v in (truth * tissue, tissue.astype(np.float32))
-    )
+    sharp = torch.from_numpy(np.stack([truth * tissue, tissue], axis=-1, dtype=np.float32))
+    seen, whole = blurred(sharp, width).movedim(-1, 0).numpy()
     return np.where(tissue, seen / np.maximum(whole, 0.1), truth)
 
 
