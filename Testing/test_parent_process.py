@@ -10,6 +10,7 @@ import pytest
 WORK = """
 import os
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np
 
 def alive(seed):
@@ -17,7 +18,8 @@ def alive(seed):
 
 def draw(seed):
     alive(seed)
-    return np.zeros(5_000_000)  # more than a pipe holds: who sends it waits for a reader
+    # As a training sample: more than a pipe holds, and no bare array, which would go through shared memory.
+    return SimpleNamespace(values=np.zeros(5_000_000))
 
 def work(seed):
     alive(seed)
