@@ -17,7 +17,7 @@ from PerfusionCBVLib.simulate.anatomy import TISSUES
 from PerfusionCBVLib.train.loop import VALIDATION_SEED
 
 FIRST_SEED = VALIDATION_SEED + 1000
-CHOICES = ((1.0, 0.0, 0.0), (1.0, 0.1, 0.0), (1.0, 0.12, 0.3), (0.9, 0.14, 0.8))
+CHOICES = ((1.0, 0.0, 0.0), (1.0, 0.1, 0.0), (0.9, 0.14, 0.8), (0.9, 0.15, 1.2), (1.1, 0.16, 1.2))
 QUANTILES = {50: 0.6745, 80: 1.2816, 95: 1.96}
 
 

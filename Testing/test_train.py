@@ -20,6 +20,7 @@ from scipy import stats
 from PerfusionCBVLib.errors import UsageError
 from PerfusionCBVLib.evaluate import TEST_SEED
 from PerfusionCBVLib.networks.cards import build_network, load_network, save_network
+from PerfusionCBVLib.networks.features import FEATURES
 from PerfusionCBVLib.train import loop, samples
 from PerfusionCBVLib.train.history import draw_history, record
 from PerfusionCBVLib.train.loop import VALIDATION_SEED, TrainingSettings, fit, train
@@ -215,6 +216,29 @@ def test_patches_keep_input_and_truth_together(voxels):
     tissue = weight == 1
     assert torch.equal(weight > 0, features[:, 15] > 0)
     assert np.corrcoef(features[:, 0][tissue], target[tissue])[0, 1] > 0.6
+
+
+def test_voxels_that_leak_count_up_to_five_times_and_the_mean_stays_best():
+    """Gradients of the anchored network's loss at each voxel: no leakage, half of the full weight's, full, more."""
+    rng = np.random.default_rng(8)
+    share = np.repeat(np.float32([0, 0.15, 0.3, 0.9]), 24 * 96).reshape(96, 96)
+    features = torch.zeros(1, 17, 96, 96)
+    features[:, FEATURES.index("averaged")] = 1.0
+    features[:, FEATURES.index("leaked")] = torch.from_numpy(-share * 1.2)
+    truth = torch.from_numpy(rng.exponential(0.5, (1, 96, 96)).astype(np.float32) + 1)  # mean 1.5, median 1.35
+    loss = TASKS["anchored-unet"](1, None).loss
+
+    def gradient(volume):
+        """Of the loss by the predicted volume, a sum for each leakage."""
+        values = (torch.zeros_like(truth) + volume).requires_grad_()
+        deviation = torch.full_like(truth, 2.0)  # all errors well within three of them
+        loss(lambda _: (values[:, None], deviation[:, None]), (features, truth, torch.ones_like(truth))).backward()
+        return values.grad.view(4, -1).sum(dim=1).numpy()
+
+    off = gradient(truth + 0.1)
+    np.testing.assert_allclose(off / off[0], [1, 3, 5, 5], rtol=1e-4)
+    means = truth.view(4, -1).mean(dim=1).repeat_interleave(24 * 96).view(1, 96, 96)
+    assert np.abs(gradient(means)).max() < 1e-4 * np.abs(gradient(means - 0.15)).max()
 
 
 def test_empty_slices_around_the_brain_play_no_part(voxels):
