@@ -75,7 +75,24 @@ def test_every_network_has_its_card_as_a_page(site):
         card, html = read_card(name), (site / "networks" / f"{name}.html").read_text("utf-8")
         for fact in (card["sha256"], f"{card['parameters']:,}", "Research use only", "no clinical data"):
             assert fact in html
-        assert f"{card['measured']['validation']['nrmse']:.3f}" in html
+        assert f"{card['measured']['test']['nrmse']:.3f}" in html
+
+
+def test_cards_and_readme_tell_the_same_errors():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    inside = readme[readme.index("Inside the brain without large vessels;") :]
+    heads = readme[readme.index("NRMSE over that of `bsw`, mean (worst):") :].split("\n\n")[0]
+    classical = re.search(r"^\| bsw \| ([\d.]+) \(", inside, re.M).group(1)
+    for name in known_networks():
+        measured = read_card(name)["measured"]
+        row = re.search(rf"^\| {name} \| ([\d.]+) \(.*\| ([\d.]+) \([^|]*\|$", inside, re.M)
+        assert row.groups() == (
+            f"{measured['test']['nrmse']:.3f}",
+            f"{100 * measured['test']['enhancing_error']:.1f}",
+        )
+        assert classical == f"{measured['test']['nrmse_classical']:.3f}"
+        other = measured["other_simulator"]
+        assert f"`{name}` {other['to_classical']:.2f} ({other['worst_to_classical']:.2f})" in heads
 
 
 def test_pages_of_the_repository_are_in_the_guide(site):

@@ -161,8 +161,9 @@ def test_a_file_that_can_not_be_read_is_one_dialog(panel, tmp_path):
 @pytest.mark.parametrize("name", ["unet-gru", "anchored-unet"])
 def test_a_network_shows_the_measured_error_of_its_card(panel, parts, name):
     panel.parameters.method = parts.Method(name)
-    error = read_card(name)["measured"]["validation"]["nrmse"]
-    assert f"{error:.0%}" in panel.ui.methodNoteLabel.text
+    measured = read_card(name)["measured"]
+    assert f"{measured['test']['nrmse']:.0%}" in panel.ui.methodNoteLabel.text
+    assert f"<b>{measured['other_simulator']['to_classical']:.1f}</b> times" in panel.ui.methodNoteLabel.text
     assert "simulated patients" in panel.ui.methodNoteLabel.text
     assert "not validated on patients" in panel.ui.methodNoteLabel.text
     assert "NRMSE" in panel.ui.methodNoteLabel.toolTip

@@ -375,8 +375,12 @@ def _models(options: argparse.Namespace) -> int:
         print(_json(cards))
         return 0
     for card in cards:
-        scores = ", ".join(f"{k} {v:.3f}" for k, v in card["measured"].get("validation", {}).items())
-        print(f"{card['name']}: {card['parameters']:,} parameters, sha256 {card['sha256'][:12]}…, validation {scores}")
+        test, heads = card["measured"]["test"], card["measured"]["other_simulator"]
+        print(
+            f"{card['name']}: {card['parameters']:,} parameters, sha256 {card['sha256'][:12]}…, "
+            f"NRMSE {test['nrmse']:.3f} on {test['patients']} simulated patients (bsw {test['nrmse_classical']:.3f}), "
+            f"{heads['to_classical']:.2f} × bsw on heads of another simulator"
+        )
     return 0
 
 

@@ -82,14 +82,20 @@ def method_note(method: str) -> str:
         card = read_card(method)
     except ModelError as error:
         return escape(str(error))
-    measured = card.get("measured", {}).get("validation", {})
-    if "nrmse" not in measured:
+    measured = card.get("measured", {})
+    if not {"test", "other_simulator"} <= measured.keys():
         return _("Its card has no measured error.") + " " + escape(card.get("intended_use", ""))
-    error_text = f"<b>{measured['nrmse']:.0%}</b>"
-    note = _("Measured error: {error} on simulated patients that it was not trained on").format(error=error_text)
-    if "to_classical" in measured:
-        note += ", " + _("{share} of the classical map's").format(share=f"{measured['to_classical']:.0%}")
-    return f"{note}. {escape(card['intended_use'][:1].upper() + card['intended_use'][1:])}."
+    test, heads = measured["test"], measured["other_simulator"]
+    note = _(
+        "Measured error: {error} on {count} simulated patients that it was not trained on (classical map {classical}), "
+        "{times} times the classical map's on heads of another simulator."
+    ).format(
+        error=f"<b>{test['nrmse']:.0%}</b>",
+        count=test["patients"],
+        classical=f"{test['nrmse_classical']:.0%}",
+        times=f"<b>{heads['to_classical']:.1f}</b>",
+    )
+    return f"{note} {escape(card['intended_use'][:1].upper() + card['intended_use'][1:])}."
 
 
 def error_meaning() -> str:
