@@ -35,7 +35,7 @@ format: install
 benchmark: install
 	$(BIN)/python benchmarks/commands.py
 
-# Ours beside osipi, osipy, dcmri and plain numpy: rewrites docs/comparison.md, .csv and .png; half an hour.
+# Ours beside osipi, osipy, dcmri and plain numpy: rewrites docs/comparison.md, .csv and .png; 10 minutes when idle.
 bench-compare: install
 	$(BIN)/python benchmarks/compare.py
 
