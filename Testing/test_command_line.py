@@ -1,5 +1,6 @@
 """The command line as a user meets it: exit codes, one line on standard error, files in the folder."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from dsc_phantom import graded_head, no_bolus
 from PerfusionCBVLib import Cancelled
 from PerfusionCBVLib.cli import main
+from PerfusionCBVLib.networks.cards import WEIGHTS_FOLDER
 from PerfusionCBVLib.simulate import draw_subject
 
 FILES = {
@@ -346,3 +348,29 @@ def test_measure_refuses_what_it_cannot_measure_in_one_line(capsys, written, lab
         code, _, err = run(capsys, "measure", written, "--regions", labels, "--output", out, *options)
         assert (code, err.count("\n")) == (2, 1)
     assert not out.exists()
+
+
+def test_models_tells_each_network_and_its_errors(capsys, monkeypatch):
+    code, out, _ = run(capsys, "models")
+    cards = json.loads(run(capsys, "models", "--json")[1])
+    lines = out.splitlines()
+    assert code == 0
+    assert (
+        [line.split(":")[0] for line in lines]
+        == [card["name"] for card in cards]
+        == ["anchored-unet", "conv3d", "convlstm2d", "unet-gru"]
+    )
+    for line, card in zip(lines, cards, strict=True):
+        weights = (WEIGHTS_FOLDER / f"{card['name']}.safetensors").read_bytes()
+        assert f"sha256 {hashlib.sha256(weights).hexdigest()[:12]}…" in line
+        test, heads = card["measured"]["test"], card["measured"]["other_simulator"]
+        for score in (test["nrmse"], test["nrmse_classical"]):
+            assert f"{score:.3f}" in line
+        assert f"{heads['to_classical']:.2f} × bsw" in line
+
+    unmeasured = {card["name"]: {**card, "measured": {"validation": {"nrmse": 0.1}}} for card in cards}
+    monkeypatch.setattr("PerfusionCBVLib.cli.read_card", unmeasured.get)
+    code, out, _ = run(capsys, "models")
+    assert code == 0
+    assert out.count("no measured error on its card") == len(cards)
+    assert "NRMSE" not in out

@@ -375,13 +375,19 @@ def _models(options: argparse.Namespace) -> int:
         print(_json(cards))
         return 0
     for card in cards:
-        test, heads = card["measured"]["test"], card["measured"]["other_simulator"]
-        print(
-            f"{card['name']}: {card['parameters']:,} parameters, sha256 {card['sha256'][:12]}…, "
-            f"NRMSE {test['nrmse']:.3f} on {test['patients']} simulated patients (bsw {test['nrmse_classical']:.3f}), "
-            f"{heads['to_classical']:.2f} × bsw on heads of another simulator"
-        )
+        print(f"{card['name']}: {card['parameters']:,} parameters, sha256 {card['sha256'][:12]}…, {_measured(card)}")
     return 0
+
+
+def _measured(card: dict) -> str:
+    """Return a card's errors as text; a network fresh from training has none before they are put in by hand."""
+    if not {"test", "other_simulator"} <= card["measured"].keys():
+        return "no measured error on its card"
+    test, heads = card["measured"]["test"], card["measured"]["other_simulator"]
+    return (
+        f"NRMSE {test['nrmse']:.3f} on {test['patients']} simulated patients (bsw {test['nrmse_classical']:.3f}), "
+        f"{heads['to_classical']:.2f} × bsw on heads of another simulator"
+    )
 
 
 def _request(options: argparse.Namespace) -> MapRequest:
